@@ -1,0 +1,47 @@
+package guestmem
+
+// Hint remembers which region the last translation hit; neighbouring descriptors nearly always lie in the same one. The zero value is
+// ready. It belongs to one thread.
+type Hint struct{ region int }
+
+// Translate gives the host address of guest-physical address addr and how many of the size bytes from there are contiguous in this
+// process (all of them, unless the buffer crosses into a neighbouring region). n is 0 where addr is not in any region or size is 0.
+func (m *Memory) Translate(addr, size uint64, hint *Hint) (p Ptr, n uint64) {
+	if hint.region < len(m.regions) {
+		r := &m.regions[hint.region]
+		if offset := addr - r.GuestPhysAddr; offset < r.Size { // an addr below the region wraps to a huge offset
+			return r.Host + Ptr(offset), min(size, r.Size-offset)
+		}
+	}
+	for i := range m.regions {
+		r := &m.regions[i]
+		if offset := addr - r.GuestPhysAddr; offset < r.Size {
+			hint.region = i
+			return r.Host + Ptr(offset), min(size, r.Size-offset)
+		}
+	}
+	return 0, 0
+}
+
+// User gives the host address of the front-end's own virtual address addr, as used for ring addresses (vhost-user SET_VRING_ADDR), if all
+// size bytes lie in one region.
+func (m *Memory) User(addr, size uint64) (Ptr, bool) {
+	for i := range m.regions {
+		r := &m.regions[i]
+		if offset := addr - r.UserAddr; offset < r.Size && size <= r.Size-offset {
+			return r.Host + Ptr(offset), true
+		}
+	}
+	return 0, false
+}
+
+// Contains tells whether the host address p lies in this memory's mappings: whose fault a fault is.
+func (m *Memory) Contains(p Ptr) bool {
+	for i := range m.regions {
+		base := AddressOf(m.regions[i].mapping.data)
+		if p >= base && p-base < Ptr(len(m.regions[i].mapping.data)) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,95 @@
+package virtio
+
+import (
+	"vhostkit/switchd/guestmem"
+
+	"golang.org/x/sys/unix"
+)
+
+// needEvent is virtio 1.2, 2.7.10: whether moving from old to new passes event.
+func needEvent(event, new, old uint16) bool { return new-event-1 < new-old }
+
+// Notify wakes the driver if buffers were returned since the last Notify and the driver wants to know. It reports whether it did. fence is
+// the calling thread's: the driver's wish must be read after our index is visible, or a driver that is about to sleep is missed.
+func (q *Queue) Notify(fence *guestmem.Fence) bool {
+	if q.returned == 0 {
+		return false
+	}
+	fence.Full()
+	wanted := false
+	if q.packed {
+		wanted = q.callWantedPacked()
+	} else {
+		wanted = q.callWantedSplit()
+	}
+	q.callIndex, q.callWrap, q.returned = q.used, q.usedWrap, 0
+	if !wanted || q.call < 0 {
+		return false
+	}
+	return q.Call()
+}
+
+// Call wakes the driver unconditionally. A full eventfd counter means that it has been woken already.
+func (q *Queue) Call() bool {
+	_, err := unix.Write(q.call, eventOne[:])
+	return err == nil
+}
+
+// eventOne is the 1 that is added to an eventfd's counter, in host order (eventfd(2)).
+var eventOne = [8]byte{1}
+
+func (q *Queue) callWantedSplit() bool {
+	if q.eventIdx {
+		return needEvent(q.usedEvent(), q.used, q.callIndex)
+	}
+	return q.driver.LoadU16()&availNoInterrupt == 0
+}
+
+// callWantedPacked reads the driver event suppression area, {le16 off_wrap; le16 flags}, in one load (virtio 1.2, 2.8.10).
+func (q *Queue) callWantedPacked() bool {
+	word := q.driver.LoadAcquireU32()
+	switch word >> 16 & 3 {
+	case ringEventEnable:
+		return true
+	case ringEventDesc:
+		if !q.eventIdx {
+			return true
+		}
+		offset, wrap := uint16(word)&0x7fff, word>>15&1 != 0
+		old := q.callIndex
+		if q.used <= old {
+			old -= uint16(q.size)
+		}
+		if wrap != q.usedWrap {
+			offset -= uint16(q.size)
+		}
+		return needEvent(offset, q.used, old)
+	default:
+		return false
+	}
+}
+
+// WantKicks asks the driver to kick when it makes buffers available, or not to. After asking for kicks the caller must run a full fence
+// and look with Available once more before it sleeps: a buffer that came in between is not announced.
+func (q *Queue) WantKicks(want bool) {
+	q.noKick = !want
+	switch {
+	case q.packed && want:
+		q.device.StoreReleaseU32(ringEventEnable << 16)
+	case q.packed:
+		q.device.StoreReleaseU32(ringEventDisable << 16)
+	case q.eventIdx && want:
+		// With event index the flag must stay 0; not moving avail_event is what keeps the driver quiet (2.7.10).
+		q.setAvailEvent(q.avail)
+	case !q.eventIdx:
+		q.publishUsedIndex()
+	}
+}
+
+// Available tells whether the driver has made buffers available that were not completed yet.
+func (q *Queue) Available() bool {
+	if q.packed {
+		return isAvailable(uint16(q.loadPacked(q.avail)>>48), q.availWrap)
+	}
+	return q.availIndex() != q.avail
+}
