@@ -101,8 +101,9 @@ func NewQueue(c Config) (*Queue, error) {
 		packed:   c.Features.Has(VIRTIO_F_RING_PACKED),
 		eventIdx: c.Features.Has(VIRTIO_F_EVENT_IDX),
 		indirect: c.Features.Has(VIRTIO_F_INDIRECT_DESC),
-		avail:    c.State.Avail, used: c.State.Used, availWrap: c.State.AvailWrap, usedWrap: c.State.UsedWrap,
-		kick: c.Kick, call: c.Call, features: c.Features,
+		avail:    c.State.Avail, availWrap: c.State.AvailWrap, used: c.State.Avail, usedWrap: c.State.AvailWrap,
+		noKick: true,
+		kick:   c.Kick, call: c.Call, features: c.Features,
 	}
 	if c.Receive {
 		q.write = descWrite
