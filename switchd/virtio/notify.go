@@ -69,6 +69,17 @@ func (q *Queue) callWantedPacked() bool {
 	}
 }
 
+// Start readies a queue that was just set up: it asks the driver not to kick, and takes the position of a split ring from the ring itself.
+// After a crash of the back-end the front-end's idea of the position (vhost-user SET_VRING_BASE) may be old, while used.idx says what was
+// returned; as buffers are returned in order and none is held back, that is where to go on.
+func (q *Queue) Start() {
+	if !q.packed {
+		q.used = uint16(q.device.LoadAcquireU32() >> 16)
+		q.avail, q.callIndex = q.used, q.used
+	}
+	q.WantKicks(false)
+}
+
 // WantKicks asks the driver to kick when it makes buffers available, or not to. After asking for kicks the caller must run a full fence
 // and look with Available once more before it sleeps: a buffer that came in between is not announced.
 func (q *Queue) WantKicks(want bool) {

@@ -1,0 +1,66 @@
+package forward
+
+import (
+	"time"
+
+	"vhostkit/switchd/uplink"
+)
+
+// VM2VM is how frames between local guests travel (the old switch's --vm2vm).
+type VM2VM int
+
+const (
+	VM2VMDisabled VM2VM = 0 // every frame goes to the uplink
+	VM2VMSoftware VM2VM = 1 // frames for a local address are delivered here
+	VM2VMHardware VM2VM = 2 // the uplink's own switch loops them back (82599)
+)
+
+const (
+	// MaxPorts is how many ports have an identifier whose VLAN (base + identifier) is a valid one: 0..3094 for base 1000.
+	MaxPorts = 3095
+	// StandardFrame is the longest frame in bytes, without FCS, where receive buffers are not mergeable: 1500 + header + two tags.
+	StandardFrame = 1522
+	// JumboFrame is the longest frame with mergeable receive buffers, as in the old switch (0x2600).
+	JumboFrame = 0x2600
+	// maxGSOFrame is the longest frame that a guest may hand over for segmentation.
+	maxGSOFrame = 65535 + 18
+)
+
+// Config is what a Switch is built from.
+type Config struct {
+	VM2VM        VM2VM
+	Cores        []int // one worker each, pinned; an entry of -1 is a worker that is not pinned
+	Busy         bool  // poll without ever sleeping
+	MaxFrame     int   // bytes without FCS
+	RxRetry      bool
+	RxRetryNum   int
+	RxRetryDelay time.Duration
+	VLANBase     int  // port n is VLAN VLANBase+n on the uplink
+	VLANStrip    bool // take the tag off frames from the uplink
+	Promiscuous  bool // unicast frames of a port's VLAN reach it whatever their address
+	MACLimit     int  // addresses per port
+	AddressAge   time.Duration
+	Uplink       uplink.Uplink // nil: none
+	OnEvent      func(Event)   // called from one goroutine, in order
+}
+
+// EventKind says what an Event reports.
+type EventKind int
+
+const (
+	EventRegistered   EventKind = iota // an address was learned on a port
+	EventUnregistered                  // an address left: aged out, or the port closed
+	EventDuplicate                     // a port uses an address that is registered on Other; its frames are dropped
+	EventAddressLimit                  // a port uses more addresses than it may
+	EventFailed                        // the port's device broke the rules or its memory is gone; it was stopped
+)
+
+// Event is something that an operator wants to read in the log.
+type Event struct {
+	Kind  EventKind
+	Port  int
+	Other int // EventDuplicate: the port that has the address
+	MAC   uint64
+	VLAN  int
+	Err   error // EventFailed
+}

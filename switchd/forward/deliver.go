@@ -1,0 +1,269 @@
+package forward
+
+import (
+	"fmt"
+	"runtime"
+	"time"
+
+	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/virtio"
+)
+
+// spinsBeforeYield is how often a worker looks at a receive ring that another worker owns before it lets other threads run.
+const spinsBeforeYield = 1000
+
+// longRetry is how long the retries of one burst may take before a waiting change of the table ends them.
+const longRetry = time.Millisecond
+
+// deliverGroups delivers what the groups hold and empties them.
+func (w *worker) deliverGroups(r *transmitRing) {
+	for i := range w.groups.n {
+		g := &w.groups.groups[i]
+		if g.to == toUplink {
+			r.c.delivered.Add(uint64(w.toUplink(r.port, r.c, g.frames[:g.n])))
+			continue
+		}
+		if v := w.table.ports[g.to]; v != nil {
+			r.c.delivered.Add(uint64(w.deliver(v, r.pair, g.frames[:g.n], r.c)))
+		} else {
+			r.c.drops[DropNotReady].Add(uint64(g.n))
+		}
+	}
+	w.groups.reset()
+}
+
+// flood gives a frame to every other port and to the uplink.
+func (w *worker) flood(r *transmitRing, i int) {
+	one := [1]uint8{uint8(i)}
+	reached := 0
+	for _, v := range w.table.flood {
+		if v.port != r.port {
+			reached += w.deliver(v, r.pair, one[:], r.c)
+		}
+	}
+	if w.out != nil {
+		reached += w.toUplink(r.port, r.c, one[:])
+	}
+	if reached > 0 {
+		r.c.delivered.Add(1)
+	} else if len(w.table.flood) <= 1 && w.out == nil {
+		r.c.drops[DropNoDestination].Add(1)
+	}
+}
+
+// deliver puts frames (indices into w.frames) into a receive ring of a port, waiting for buffers as rx-retry says, and returns how many
+// arrived. A queue pair of the sender always reaches the same pair of the receiver, which keeps the order. What is lost is counted at the
+// receive ring; without one, at the sender (lost).
+func (w *worker) deliver(v *view, pair int, list []uint8, lost *counters) int {
+	if len(v.rx) == 0 || v.port.broken.Load() {
+		lost.drops[DropNotReady].Add(uint64(len(list)))
+		return 0
+	}
+	rx := v.rx[0]
+	if len(v.rx) > 1 {
+		rx = v.rx[pair%len(v.rx)]
+	}
+	tally := delivery{list: list}
+	w.enqueue(rx, &tally)
+	if len(tally.list) > 0 && w.sw.config.RxRetry {
+		w.retry(rx, &tally)
+	}
+	if n := uint64(len(tally.list)); n > 0 {
+		switch {
+		case w.source != nil && w.source.port.broken.Load():
+			lost.drops[DropFault].Add(n)
+		case v.port.broken.Load():
+			rx.c.drops[DropFault].Add(n)
+		default:
+			rx.stalled.Store(tally.arrived == 0)
+			rx.c.drops[DropRingFull].Add(n)
+		}
+	}
+	return tally.arrived
+}
+
+// delivery is what is left to deliver and what became of the rest.
+type delivery struct {
+	list    []uint8
+	arrived int
+	bytes   uint64
+}
+
+// retry waits for the guest to offer buffers and tries again, as often as configured, unless all retries were in vain before and the guest
+// has not offered anything since: a guest that sleeps or hangs must not slow the others down.
+func (w *worker) retry(rx *receiveRing, d *delivery) {
+	if rx.stalled.Load() {
+		return
+	}
+	begin := time.Now()
+	for range w.sw.config.RxRetryNum {
+		if rx.port.broken.Load() {
+			return
+		}
+		rx.c.retries.Add(1)
+		for until := time.Now().Add(w.sw.config.RxRetryDelay); time.Now().Before(until); {
+			if time.Since(begin) > longRetry {
+				if w.sw.table.Load() != w.table {
+					return
+				}
+				time.Sleep(min(time.Until(until), longRetry))
+			}
+		}
+		if w.enqueue(rx, d); len(d.list) == 0 {
+			return
+		}
+	}
+}
+
+// enqueue moves as many frames as the ring takes now and wakes the guest. It owns the ring meanwhile. A fault ends it: frames not yet
+// published stay in the list.
+func (w *worker) enqueue(rx *receiveRing, d *delivery) {
+	for spins := 0; !rx.owned.CompareAndSwap(0, 1); spins++ {
+		if spins >= spinsBeforeYield {
+			runtime.Gosched()
+		}
+	}
+	defer w.recoverDelivery(rx)
+	arrived, bytes := d.arrived, d.bytes
+	for len(d.list) > 0 && w.fill(rx, d) {
+	}
+	if d.arrived > arrived {
+		rx.stalled.Store(false)
+		rx.c.packets.Add(uint64(d.arrived - arrived))
+		rx.c.bytes.Add(d.bytes - bytes)
+		if rx.queue.Notify(&w.fence) {
+			rx.c.calls.Add(1)
+		}
+	}
+}
+
+// recoverDelivery gives the ring back and contains a fault. If the fault is the sender's, its burst ends here too.
+func (w *worker) recoverDelivery(rx *receiveRing) {
+	fault := guestmem.Recovered(recover())
+	rx.owned.Store(0)
+	if fault != nil {
+		w.blame(fault, rx.port)
+	}
+}
+
+// fill serves one burst of the receiver's buffers and publishes it. It reports whether the ring may have more.
+func (w *worker) fill(rx *receiveRing, d *delivery) bool {
+	b := &w.rxBurst
+	b.Reset(rx.queue)
+	used, full := 0, false
+	for len(d.list) > 0 {
+		f := &w.frames[d.list[0]]
+		chains := w.reserve(rx, used, len(d.list), f)
+		if chains == 0 {
+			full = b.N < virtio.BurstSize || used == 0
+			break
+		}
+		if chains > 0 {
+			rx.write(b, used, chains, f)
+			used += chains
+			d.arrived++
+			d.bytes += uint64(f.length)
+		} else {
+			rx.c.drops[DropTooSmall].Add(1)
+		}
+		d.list = d.list[1:]
+	}
+	rx.queue.Complete(b, used)
+	return !full
+}
+
+// reserve finds how many chains from position used on the frame needs, fetching more as required: 0 when there are not enough now, -1 when
+// the receiver's buffers can never hold it.
+func (w *worker) reserve(rx *receiveRing, used, frames int, f *frame) int {
+	b := &w.rxBurst
+	need := uint64(rx.header + f.length)
+	for have, n := uint64(0), 0; ; n++ {
+		if used+n == b.N && !w.fetchMore(rx, frames) {
+			if used == 0 && b.N == virtio.BurstSize {
+				return -1
+			}
+			return 0
+		}
+		c := &b.Chains[used+n]
+		if have += c.Len; c.Cut {
+			return -1
+		}
+		if have >= need {
+			return n + 1
+		}
+		if !rx.merge {
+			return -1
+		}
+	}
+}
+
+// fetchMore asks the ring for more chains; at least as many as there are frames to come.
+func (w *worker) fetchMore(rx *receiveRing, frames int) bool {
+	b := &w.rxBurst
+	had := b.N
+	n, err := rx.queue.Fetch(b, had+frames)
+	if err != nil {
+		rx.port.breakDown(fmt.Errorf("receive queue: %w", err))
+	}
+	return n > had
+}
+
+// write puts a frame into n chains: virtio-net header, our copy of the Ethernet header, payload from the sender's memory.
+func (rx *receiveRing) write(b *virtio.Burst, first, n int, f *frame) {
+	c := &b.Chains[first]
+	last := &b.Chains[first+n-1]
+	segments := b.Segments[c.First : last.First+last.Count]
+	rx.writeHeader(segments, uint16(n), f)
+	if s := &segments[0]; int(s.Len) == rx.header && len(segments) > 1 {
+		writeFrame(segments[1:], 0, f)
+	} else {
+		writeFrame(segments, rx.header, f)
+	}
+	left := uint64(rx.header + f.length)
+	for i := first; i < first+n; i++ {
+		c := &b.Chains[i]
+		part := min(left, c.Len)
+		c.Written = uint32(part)
+		left -= part
+	}
+}
+
+// writeFrame writes the frame's bytes from offset skip of the segments on.
+func writeFrame(segments []guestmem.Segment, skip int, f *frame) {
+	payload := f.length - headerLen
+	s := &segments[0]
+	if int(s.Len) >= skip+headerLen {
+		p := s.Addr + guestmem.Ptr(skip)
+		p.StoreU64(f.low)
+		(p + 6).StoreU64(f.high)
+		if from := &f.segments[0]; int(s.Len) >= skip+f.length && int(from.Len) >= f.offset+payload {
+			guestmem.Copy(p+headerLen, from.Addr+guestmem.Ptr(f.offset), payload)
+			return
+		}
+	} else {
+		var header [headerLen]byte
+		f.header(header[:])
+		guestmem.WriteSegments(segments, skip, header[:])
+	}
+	guestmem.CopySegments(segments, skip+headerLen, f.segments, f.offset, payload)
+}
+
+// writeHeader writes the virtio-net header (virtio 1.2, 5.1.6.1). One that already holds the right bytes is left alone: writing it would
+// take the cache line away from the guest's processor for nothing.
+func (rx *receiveRing) writeHeader(segments []guestmem.Segment, buffers uint16, f *frame) {
+	if s := &segments[0]; int(s.Len) >= rx.header && f.request.none() {
+		if rx.header == 12 {
+			tail := uint32(buffers) << 16
+			if s.Addr.LoadU64() != 0 || (s.Addr+8).LoadU32() != tail {
+				s.Addr.StoreU64(0)
+				(s.Addr + 8).StoreU32(tail)
+			}
+		} else if s.Addr.LoadU64() != 0 || (s.Addr+8).LoadU16() != 0 {
+			s.Addr.StoreU64(0)
+			(s.Addr + 8).StoreU16(0)
+		}
+		return
+	}
+	header := f.request.header(buffers)
+	guestmem.WriteSegments(segments, 0, header[:rx.header])
+}

@@ -1,0 +1,120 @@
+package forward
+
+import (
+	"math/bits"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+
+	"vhostkit/switchd/ether"
+)
+
+// addressTable maps addresses to ports. Workers read it without a lock: an entry is one 64-bit word, the address in the upper 48 bits and
+// the port + 1 in the lower 16. Writers (learning, ageing, a port that leaves) hold fdb.mu.
+type addressTable struct {
+	slots      []atomic.Uint64
+	seen       []atomic.Uint32 // second of the switch's clock at which the address was last a source
+	shift      uint
+	multiplier uint64 // random and odd, so that guests cannot choose addresses that collide
+}
+
+const (
+	slotEmpty   = 0
+	slotRemoved = 0xffff // a word that no address makes: port 65534 with address 0
+	minSlots    = 1024
+)
+
+func newAddressTable(addresses int) *addressTable {
+	n := minSlots
+	for n < 4*addresses {
+		n *= 2
+	}
+	return &addressTable{
+		slots: make([]atomic.Uint64, n), seen: make([]atomic.Uint32, n),
+		shift: uint(64 - bits.TrailingZeros(uint(n))), multiplier: rand.Uint64() | 1,
+	}
+}
+
+// find gives the slot and port of an address, or port -1.
+func (t *addressTable) find(mac ether.MAC) (slot, port int) {
+	mask := len(t.slots) - 1
+	for i := int(uint64(mac) * t.multiplier >> t.shift); ; i = (i + 1) & mask {
+		word := t.slots[i].Load()
+		if word>>16 == uint64(mac) && word != slotRemoved {
+			return i, int(word&0xffff) - 1
+		}
+		if word == slotEmpty {
+			return i, -1
+		}
+	}
+}
+
+// fdb is the forwarding database: the address table and what is needed to change it.
+type fdb struct {
+	mu      sync.Mutex
+	table   atomic.Pointer[addressTable]
+	live    int // addresses
+	used    int // slots not empty, removed ones included
+	perPort map[int]int
+}
+
+func newFDB() *fdb {
+	f := &fdb{perPort: map[int]int{}}
+	f.table.Store(newAddressTable(0))
+	return f
+}
+
+// insert adds an address that is not there. The caller holds mu.
+func (f *fdb) insert(mac ether.MAC, port int, now uint32) {
+	t := f.table.Load()
+	if 2*(f.used+1) > len(t.slots) {
+		t = f.rebuild()
+	}
+	slot, _ := t.find(mac)
+	t.seen[slot].Store(now)
+	t.slots[slot].Store(uint64(mac)<<16 | uint64(port+1))
+	f.live++
+	f.used++
+	f.perPort[port]++
+}
+
+// remove takes an entry out. The caller holds mu.
+func (f *fdb) remove(slot int) (mac ether.MAC, port int) {
+	t := f.table.Load()
+	word := t.slots[slot].Load()
+	t.slots[slot].Store(slotRemoved)
+	port = int(word&0xffff) - 1
+	f.live--
+	f.perPort[port]--
+	return ether.MAC(word >> 16), port
+}
+
+// rebuild makes a new table without removed slots, and larger if need be. Readers go on with the old one until they look again.
+func (f *fdb) rebuild() *addressTable {
+	old := f.table.Load()
+	t := newAddressTable(f.live + 1)
+	f.used = f.live
+	for i := range old.slots {
+		if word := old.slots[i].Load(); word != slotEmpty && word != slotRemoved {
+			slot, _ := t.find(ether.MAC(word >> 16))
+			t.seen[slot].Store(old.seen[i].Load())
+			t.slots[slot].Store(word)
+		}
+	}
+	f.table.Store(t)
+	return t
+}
+
+// each calls fn for every entry until it returns false. The caller holds mu; fn may remove the entry.
+func (f *fdb) each(fn func(slot int, mac ether.MAC, port int, seen uint32) bool) {
+	t := f.table.Load()
+	for i := range t.slots {
+		word := t.slots[i].Load()
+		if word == slotEmpty || word == slotRemoved {
+			continue
+		}
+		if !fn(i, ether.MAC(word>>16), int(word&0xffff)-1, t.seen[i].Load()) {
+			return
+		}
+	}
+}

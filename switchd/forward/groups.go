@@ -1,0 +1,48 @@
+package forward
+
+import "vhostkit/switchd/virtio"
+
+// groups collects the frames of a burst by destination, in the order in which destinations first occur.
+type groups struct {
+	n      int
+	groups [virtio.BurstSize]group
+	index  []uint8 // by destination + 1: place in groups + 1, 0 = none yet
+}
+
+type group struct {
+	to     int // port, or toUplink
+	n      int
+	frames [virtio.BurstSize]uint8
+}
+
+func (g *groups) init() { g.resize(0) }
+
+func (g *groups) resize(ports int) {
+	g.n = 0
+	g.index = make([]uint8, ports+1)
+}
+
+// add puts a frame to its destination's. It reports false for a port that is newer than the worker's table.
+func (g *groups) add(to, frame int) bool {
+	if to+1 >= len(g.index) {
+		return false
+	}
+	i := g.index[to+1]
+	if i == 0 {
+		g.n++
+		i = uint8(g.n)
+		g.index[to+1] = i
+		g.groups[i-1].to, g.groups[i-1].n = to, 0
+	}
+	gr := &g.groups[i-1]
+	gr.frames[gr.n] = uint8(frame)
+	gr.n++
+	return true
+}
+
+func (g *groups) reset() {
+	for i := range g.n {
+		g.index[g.groups[i].to+1] = 0
+	}
+	g.n = 0
+}

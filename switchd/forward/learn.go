@@ -1,0 +1,116 @@
+package forward
+
+import "vhostkit/switchd/ether"
+
+const (
+	// learnBudget is how many addresses a port may register per tick (100 ms). A guest that invents addresses pays with its own frames,
+	// not with the workers' time.
+	learnBudget = 64
+	// evictAfter is how many seconds an address must have been silent before a port at its limit may replace it.
+	evictAfter = 1
+)
+
+// learn registers a source address that is not known to be the port's, or says why its frame must be dropped. Workers call it for an
+// address that they have not just seen on that port.
+func (s *Switch) learn(p *Port, mac ether.MAC) (Reason, bool) {
+	table := s.fdb.table.Load()
+	slot, owner := table.find(mac)
+	now := s.clock.Load()
+	if owner == p.id {
+		table.seen[slot].Store(now)
+		return 0, true
+	}
+	if owner >= 0 {
+		s.emitOnce(p, Event{Kind: EventDuplicate, Port: p.id, Other: owner, MAC: uint64(mac)})
+		return DropDuplicateMAC, false
+	}
+	if p.learnBudget.Add(-1) < 0 {
+		s.emitOnce(p, Event{Kind: EventAddressLimit, Port: p.id, MAC: uint64(mac)})
+		return DropMACLimit, false
+	}
+	return s.register(p, mac, now)
+}
+
+// register enters an address for a port. It looks again under the lock: another worker may have been faster.
+func (s *Switch) register(p *Port, mac ether.MAC, now uint32) (Reason, bool) {
+	f := s.fdb
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p.closed {
+		return DropNotReady, false
+	}
+	if _, owner := f.table.Load().find(mac); owner >= 0 {
+		if owner == p.id {
+			return 0, true
+		}
+		return DropDuplicateMAC, false
+	}
+	if f.perPort[p.id] >= s.config.MACLimit && !s.evictOldest(p, now) {
+		s.emitOnce(p, Event{Kind: EventAddressLimit, Port: p.id, MAC: uint64(mac)})
+		return DropMACLimit, false
+	}
+	f.insert(mac, p.id, now)
+	p.newest = mac
+	p.ready.Store(true)
+	s.emit(Event{Kind: EventRegistered, Port: p.id, MAC: uint64(mac), VLAN: p.vlan})
+	return 0, true
+}
+
+// evictOldest frees an address of a port that is at its limit. The caller holds fdb.mu.
+func (s *Switch) evictOldest(p *Port, now uint32) bool {
+	oldest, oldestSeen := -1, now
+	s.fdb.each(func(slot int, _ ether.MAC, port int, seen uint32) bool {
+		if port == p.id && seen+evictAfter <= now && seen < oldestSeen {
+			oldest, oldestSeen = slot, seen
+		}
+		return true
+	})
+	if oldest < 0 {
+		return false
+	}
+	s.forget(oldest)
+	return true
+}
+
+// forget removes an entry and tells. The caller holds fdb.mu.
+func (s *Switch) forget(slot int) {
+	mac, port := s.fdb.remove(slot)
+	s.emit(Event{Kind: EventUnregistered, Port: port, MAC: uint64(mac), VLAN: s.config.VLANBase + port})
+}
+
+// forgetPort removes every address of a port.
+func (s *Switch) forgetPort(p *Port) {
+	s.fdb.mu.Lock()
+	defer s.fdb.mu.Unlock()
+	p.ready.Store(false)
+	s.fdb.each(func(slot int, _ ether.MAC, port int, _ uint32) bool {
+		if port == p.id {
+			s.forget(slot)
+		}
+		return true
+	})
+}
+
+// age removes addresses that were silent too long. The newest address of a port stays: a guest that only listens must remain reachable.
+func (s *Switch) age(now uint32) {
+	limit := uint32(s.config.AddressAge.Seconds())
+	if limit == 0 {
+		return
+	}
+	s.fdb.mu.Lock()
+	defer s.fdb.mu.Unlock()
+	newest := map[int]ether.MAC{}
+	s.mu.Lock()
+	for _, p := range s.ports {
+		if p != nil {
+			newest[p.id] = p.newest
+		}
+	}
+	s.mu.Unlock()
+	s.fdb.each(func(slot int, mac ether.MAC, port int, seen uint32) bool {
+		if seen+limit < now && newest[port] != mac {
+			s.forget(slot)
+		}
+		return true
+	})
+}

@@ -1,0 +1,169 @@
+package forward
+
+import (
+	"runtime"
+	"sync/atomic"
+
+	"vhostkit/switchd/ether"
+	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/uplink"
+)
+
+// uplinkQueue is a queue pair of the uplink. It has one sender at a time; one worker receives from it.
+type uplinkQueue struct {
+	owned atomic.Uint32
+	queue uplink.Queue
+}
+
+// openUplink gives the worker its queues: it receives from every queue whose number falls to it, and sends on one that it shares with as
+// few others as possible.
+func (w *worker) openUplink() {
+	u := w.sw.config.Uplink
+	if u == nil {
+		return
+	}
+	workers := len(w.sw.config.Cores)
+	for i := w.index; i < u.Queues(); i += workers {
+		w.uplink = append(w.uplink, w.sw.uplinkQueue(i))
+	}
+	w.out = w.sw.uplinkQueue(w.index % u.Queues())
+}
+
+// uplinkQueue makes each queue once. Run calls it through newWorker, one worker after the other.
+func (s *Switch) uplinkQueue(i int) *uplinkQueue {
+	for len(s.uplinkQueues) <= i {
+		s.uplinkQueues = append(s.uplinkQueues, &uplinkQueue{queue: s.config.Uplink.Queue(len(s.uplinkQueues))})
+	}
+	return s.uplinkQueues[i]
+}
+
+// toUplink sends frames (indices into w.frames) to the outside, tagged with the port's VLAN unless they carry a tag already, and returns how
+// many went. What is lost is counted at the sender.
+func (w *worker) toUplink(p *Port, c *counters, list []uint8) int {
+	w.segments = w.segments[:0]
+	for i, index := range list {
+		w.prepare(&w.sending[i], &w.frames[index], uint16(p.vlan))
+	}
+	bytes := 0
+	sent, err := w.send(w.sending[:len(list)])
+	for i := range sent {
+		bytes += w.sending[i].Len
+	}
+	if err != nil && sent < len(list) { // the frame's memory is gone
+		p.breakDown(err)
+	}
+	w.sw.uplinkC.tx.packets.Add(uint64(sent))
+	w.sw.uplinkC.tx.bytes.Add(uint64(bytes))
+	if lost := uint64(len(list) - sent); lost > 0 {
+		c.drops[DropUplinkFull].Add(lost)
+	}
+	return sent
+}
+
+func (w *worker) send(frames []uplink.TxFrame) (int, error) {
+	for !w.out.owned.CompareAndSwap(0, 1) {
+		runtime.Gosched()
+	}
+	defer w.out.owned.Store(0)
+	return w.out.queue.Send(frames)
+}
+
+// prepare describes a frame to the uplink: our header with the tag, the payload where it is.
+func (w *worker) prepare(t *uplink.TxFrame, f *frame, vlan uint16) {
+	f.header(t.Header[:])
+	t.HeaderLen, t.Len = headerLen, f.length
+	if kind := f.etherType(); kind != ether.TypeVLAN && kind != ether.TypeQinQ {
+		ether.PutTag(t.Header[:], vlan)
+		t.HeaderLen, t.Len = headerLen+ether.TagLen, f.length+ether.TagLen
+	}
+	t.Offload = uplink.Offload{
+		Flags: f.request.flags, GSOType: f.request.gsoType, HdrLen: f.request.hdrLen, GSOSize: f.request.gsoSize,
+		CsumStart: f.request.csumStart, CsumOffset: f.request.csumOffset,
+	}
+	t.Segs = w.payload(f)
+}
+
+// payload lists where the payload lies, without the bytes before it.
+func (w *worker) payload(f *frame) []guestmem.Segment {
+	first := len(w.segments)
+	skip, left := f.offset, f.length-headerLen
+	for _, s := range f.segments {
+		if left == 0 {
+			break
+		}
+		if skip >= int(s.Len) {
+			skip -= int(s.Len)
+			continue
+		}
+		n := min(int(s.Len)-skip, left)
+		w.segments = append(w.segments, guestmem.Segment{Addr: s.Addr + guestmem.Ptr(skip), Len: uint32(n)})
+		skip, left = 0, left-n
+	}
+	return w.segments[first:]
+}
+
+// fromUplink moves one burst from the outside to the ports. A frame reaches a port if it carries the port's VLAN and is addressed to it, or
+// to a group; other frames go nowhere.
+func (w *worker) fromUplink(u *uplinkQueue) int {
+	w.source = nil
+	n, _ := u.queue.Receive(w.received[:]) // errors show in the uplink's own state; there is nothing to deliver then
+	c := &w.sw.uplinkC.rx
+	bytes := 0
+	for i := range n {
+		r := &w.received[i]
+		bytes += int(r.Len)
+		if to, ok := w.admit(r, i, c); ok && !w.groups.add(to, i) {
+			c.drops[DropNotReady].Add(1)
+		}
+	}
+	for i := range w.groups.n {
+		g := &w.groups.groups[i]
+		if v := w.table.ports[g.to]; v != nil {
+			w.deliver(v, w.index, g.frames[:g.n], c)
+		} else {
+			c.drops[DropNotReady].Add(uint64(g.n))
+		}
+	}
+	w.groups.reset()
+	if n > 0 {
+		c.packets.Add(uint64(n))
+		c.bytes.Add(uint64(bytes))
+	}
+	return n
+}
+
+// admit makes w.frames[i] of a received frame and finds its port by the VLAN.
+func (w *worker) admit(r *uplink.RxFrame, i int, c *counters) (int, bool) {
+	f := &w.frames[i]
+	segment := &w.fromOutside[i]
+	*segment = [1]guestmem.Segment{{Addr: r.Addr, Len: r.Len}}
+	f.segments, f.offset, f.length, f.request = segment[:], headerLen, int(r.Len), offload{}
+	if r.Len < headerLen+ether.TagLen || !r.Tagged {
+		c.drops[DropNoDestination].Add(1)
+		return 0, false
+	}
+	f.loadHeader(f.segments, 0)
+	port := int(r.VLAN) - w.sw.config.VLANBase
+	if port < 0 || port >= len(w.table.ports) || w.table.ports[port] == nil {
+		c.drops[DropNoDestination].Add(1)
+		return 0, false
+	}
+	if to := f.destination(); !to.IsMulticast() && !w.sw.config.Promiscuous {
+		if _, owner := w.addresses.find(to); owner != port {
+			c.drops[DropNoDestination].Add(1)
+			return 0, false
+		}
+	}
+	if w.sw.config.VLANStrip {
+		f.strip(r.Addr)
+	}
+	return port, true
+}
+
+// strip takes the tag out: the header gets the EtherType behind the tag, the payload begins after it.
+func (f *frame) strip(addr guestmem.Ptr) {
+	inner := uint64((addr + headerLen + ether.TagLen - 2).LoadU16())
+	f.high = f.high&0x0000ffffffffffff | inner<<48
+	f.offset += ether.TagLen
+	f.length -= ether.TagLen
+}

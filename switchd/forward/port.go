@@ -1,0 +1,167 @@
+package forward
+
+import (
+	"errors"
+	"sync/atomic"
+
+	"vhostkit/switchd/ether"
+	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/virtio"
+)
+
+// ErrTooManyPorts says that every identifier is in use.
+var ErrTooManyPorts = errors.New("no free port identifier")
+
+// Port is a place where a device is plugged in. Its methods are for the control side and must not be called concurrently with each other.
+type Port struct {
+	sw   *Switch
+	id   int
+	vlan int
+	fail func(error)
+
+	ready       atomic.Bool // an address is registered
+	broken      atomic.Bool // workers keep away from it
+	failure     atomic.Pointer[error]
+	reported    bool // the failure was passed on; event goroutine only
+	learnBudget atomic.Int32
+	quiet       atomic.Uint32 // no more complaints about its addresses until this second
+
+	newest ether.MAC // last address learned; fdb.mu
+	closed bool      // fdb.mu
+
+	pairs []*pairCounters // by queue pair; sw.mu. Kept while the port lives, whatever becomes of the rings
+	view  *view           // sw.mu
+}
+
+type pairCounters struct{ rx, tx counters }
+
+// view is what workers see of a port. It is immutable but for what its rings hold.
+type view struct {
+	port   *Port
+	memory *guestmem.Memory
+	rx     []*receiveRing  // running receive rings, by queue pair
+	tx     []*transmitRing // running transmit rings, by queue pair
+}
+
+// receiveRing is a guest's receive queue. It has one owner at a time: the worker that swapped owned from 0 to 1.
+type receiveRing struct {
+	owned   atomic.Uint32
+	queue   *virtio.Queue
+	header  int         // bytes of virtio-net header
+	merge   bool        // a frame may take several buffers
+	stalled atomic.Bool // offered nothing during all retries, nor since: retrying is pointless
+	accept  offloads
+	port    *Port
+	c       *counters
+}
+
+// transmitRing is a guest's transmit queue. It belongs to the worker that the table gives it to.
+type transmitRing struct {
+	queue    *virtio.Queue
+	header   int
+	offloads bool // headers carry checksum or segmentation requests
+	pair     int
+	worker   int // who polls it, -1 before the first table; sw.mu
+	port     *Port
+	c        *counters
+
+	lastSource ether.MAC // of the last frame that passed; the worker's
+	lastSeen   uint32
+}
+
+// ID is the port's identifier: the old switch's device number, and the hardware pool's.
+func (p *Port) ID() int { return p.id }
+
+// VLAN is the port's VLAN on the uplink.
+func (p *Port) VLAN() int { return p.vlan }
+
+// Update replaces the rings that workers may touch; rings[2n] is the receive and rings[2n+1] the transmit queue of pair n, nil where it
+// does not run. It returns when no worker touches anything of the previous set, so that its memory may be unmapped.
+func (p *Port) Update(rings []*virtio.Queue, features virtio.Features, memory *guestmem.Memory) {
+	s := p.sw
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.view = p.newView(rings, features, memory)
+	s.commit()
+}
+
+// Close removes the port; its identifier is free when it returns, and no worker touches its rings or memory.
+func (p *Port) Close() {
+	s := p.sw
+	s.fdb.mu.Lock()
+	p.closed = true
+	s.fdb.mu.Unlock()
+	s.forgetPort(p)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.view = nil
+	s.ports[p.id] = nil
+	s.commit()
+}
+
+// Announce registers an address on behalf of the guest (vhost-user SEND_RARP, after a migration).
+func (p *Port) Announce(mac ether.MAC) {
+	if mac == 0 || mac.IsMulticast() {
+		return
+	}
+	p.sw.learn(p, mac)
+}
+
+// newView describes the rings to the workers. A ring that goes on running keeps its object, and with it its worker.
+func (p *Port) newView(rings []*virtio.Queue, features virtio.Features, memory *guestmem.Memory) *view {
+	v := &view{port: p, memory: memory}
+	for i, q := range rings {
+		pair := i / 2
+		for len(p.pairs) <= pair {
+			p.pairs = append(p.pairs, &pairCounters{})
+		}
+		if q == nil || p.keep(v, q) {
+			continue
+		}
+		// Starting touches the ring, whose memory may already be gone.
+		if fault := guestmem.Contain(q.Start); fault != nil {
+			p.breakDown(fault)
+			continue
+		}
+		if i%2 == 0 {
+			v.rx = append(v.rx, &receiveRing{
+				queue: q, header: features.HeaderSize(), merge: features.Has(virtio.VIRTIO_NET_F_MRG_RXBUF),
+				accept: acceptedOffloads(features), port: p, c: &p.pairs[pair].rx,
+			})
+		} else {
+			v.tx = append(v.tx, &transmitRing{
+				queue: q, header: features.HeaderSize(), offloads: features.Has(virtio.VIRTIO_NET_F_CSUM),
+				pair: pair, worker: -1, port: p, c: &p.pairs[pair].tx,
+			})
+		}
+	}
+	return v
+}
+
+// keep takes the ring of a queue that the present view has already into the next one.
+func (p *Port) keep(next *view, q *virtio.Queue) bool {
+	if p.view == nil {
+		return false
+	}
+	for _, r := range p.view.rx {
+		if r.queue == q {
+			next.rx = append(next.rx, r)
+			return true
+		}
+	}
+	for _, r := range p.view.tx {
+		if r.queue == q {
+			next.tx = append(next.tx, r)
+			return true
+		}
+	}
+	return false
+}
+
+// breakDown takes the port out of service after its guest broke the rules. Any goroutine may call it; only the first reason counts.
+func (p *Port) breakDown(err error) {
+	if p.failure.CompareAndSwap(nil, &err) {
+		p.broken.Store(true)
+		p.sw.wakeEvents()
+	}
+}

@@ -1,0 +1,118 @@
+package forward
+
+import (
+	"sort"
+	"time"
+
+	"vhostkit/switchd/ether"
+)
+
+// PairStats are the counters of a queue pair: RX is what the guest receives, TX what it sends, as the old switch has it.
+type PairStats struct{ RX, TX QueueStats }
+
+// PortStats is what is known of a port.
+type PortStats struct {
+	ID      int
+	VLAN    int
+	Ready   bool // an address is registered
+	Failure error
+	MACs    []ether.MAC
+	Pairs   []PairStats
+	Workers []int // that poll its transmit rings
+	RXRings int   // running
+	TXRings int
+}
+
+// Address is an entry of the address table.
+type Address struct {
+	MAC  ether.MAC
+	Port int
+	VLAN int
+	Age  time.Duration // since it was last a source, in whole seconds
+}
+
+// WorkerStats tells how a worker spends its time.
+type WorkerStats struct {
+	Index, Core                    int
+	Rounds, Empty, Sleeps, Wakeups uint64
+	Busy                           time.Duration // not asleep since it started
+	Rings                          int
+}
+
+// Ports lists the connected ports by identifier.
+func (s *Switch) Ports() []PortStats {
+	addresses := map[int][]ether.MAC{}
+	for _, a := range s.Addresses() {
+		addresses[a.Port] = append(addresses[a.Port], a.MAC)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []PortStats
+	for _, p := range s.ports {
+		if p == nil {
+			continue
+		}
+		st := PortStats{ID: p.id, VLAN: p.vlan, Ready: p.ready.Load(), MACs: addresses[p.id]}
+		if err := p.failure.Load(); err != nil {
+			st.Failure = *err
+		}
+		for _, c := range p.pairs {
+			st.Pairs = append(st.Pairs, PairStats{RX: c.rx.snapshot(), TX: c.tx.snapshot()})
+		}
+		if p.view != nil {
+			st.RXRings, st.TXRings = len(p.view.rx), len(p.view.tx)
+			for _, r := range p.view.tx {
+				st.Workers = append(st.Workers, r.worker)
+			}
+		}
+		list = append(list, st)
+	}
+	return list
+}
+
+// Addresses lists the address table by port and address.
+func (s *Switch) Addresses() []Address {
+	now := s.clock.Load()
+	var list []Address
+	s.fdb.mu.Lock()
+	s.fdb.each(func(_ int, mac ether.MAC, port int, seen uint32) bool {
+		age := time.Duration(now-min(seen, now)) * time.Second
+		list = append(list, Address{MAC: mac, Port: port, VLAN: s.config.VLANBase + port, Age: age})
+		return true
+	})
+	s.fdb.mu.Unlock()
+	sort.Slice(list, func(i, j int) bool {
+		if list[i].Port != list[j].Port {
+			return list[i].Port < list[j].Port
+		}
+		return list[i].MAC < list[j].MAC
+	})
+	return list
+}
+
+// Workers lists the workers. It is empty before Run.
+func (s *Switch) Workers() []WorkerStats {
+	if !s.running.Load() {
+		return nil
+	}
+	var list []WorkerStats
+	for _, w := range s.workers {
+		st := &w.stats
+		busy := st.busy.Load()
+		if since := st.since.Load(); since > 0 {
+			busy += s.now() - since
+		}
+		list = append(list, WorkerStats{
+			Index: w.index, Core: w.core, Rounds: st.rounds.Load(), Empty: st.empty.Load(), Sleeps: st.sleeps.Load(),
+			Wakeups: st.wakeups.Load(), Busy: time.Duration(busy), Rings: int(st.rings.Load()),
+		})
+	}
+	return list
+}
+
+// UplinkStats are the counters of the uplink: RX what came from it, TX what went out.
+func (s *Switch) UplinkStats() (rx, tx QueueStats) {
+	return s.uplinkC.rx.snapshot(), s.uplinkC.tx.snapshot()
+}
+
+type uplinkCounters struct{ rx, tx counters }

@@ -1,0 +1,215 @@
+package forward
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// tick is how often the event goroutine looks around: failures, learning budgets, the coarse clock, ageing.
+const tick = 100 * time.Millisecond
+
+// Switch forwards frames between its ports and the uplink.
+type Switch struct {
+	config Config
+	fdb    *fdb
+	clock  atomic.Uint32 // seconds since start
+	start  time.Time
+
+	table   atomic.Pointer[table]
+	workers []*worker
+	running atomic.Bool
+
+	mu    sync.Mutex // what follows, and changes of table
+	ports []*Port    // by identifier
+
+	uplinkC      uplinkCounters
+	uplinkQueues []*uplinkQueue // made by Run
+
+	events     chan Event
+	wake       chan struct{}
+	eventsLost atomic.Uint64
+}
+
+// table is what the workers work on: immutable, replaced as a whole.
+type table struct {
+	epoch  uint64
+	ports  []*view           // by identifier
+	flood  []*view           // those with receive rings
+	tx     [][]*transmitRing // by worker
+	closed bool              // workers end
+}
+
+// New makes a switch. Nothing runs before Run.
+func New(c Config) *Switch {
+	if len(c.Cores) == 0 {
+		c.Cores = []int{-1}
+	}
+	s := &Switch{config: c, fdb: newFDB(), start: time.Now(), events: make(chan Event, 4096), wake: make(chan struct{}, 1)}
+	s.clock.Store(1)
+	s.table.Store(&table{tx: make([][]*transmitRing, len(c.Cores))})
+	return s
+}
+
+// Run starts the workers and serves until ctx ends. It returns when all workers have stopped.
+func (s *Switch) Run(ctx context.Context) error {
+	for i, core := range s.config.Cores {
+		w, err := newWorker(s, i, core)
+		if err != nil {
+			for _, w := range s.workers {
+				w.close()
+			}
+			return fmt.Errorf("starting worker %d: %w", i, err)
+		}
+		s.workers = append(s.workers, w)
+	}
+	var group sync.WaitGroup
+	for _, w := range s.workers {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			w.run()
+		}()
+	}
+	s.running.Store(true)
+	s.mu.Lock()
+	s.commit() // ports that came before Run
+	s.mu.Unlock()
+	s.serveEvents(ctx)
+
+	s.mu.Lock()
+	last := s.build()
+	last.closed = true
+	s.publish(last)
+	s.running.Store(false)
+	s.mu.Unlock()
+	group.Wait()
+	for _, w := range s.workers {
+		w.close()
+	}
+	return nil
+}
+
+// AddPort takes the lowest free identifier. fail is called, once and from the switch's own goroutine, when the port's device must be
+// stopped because its guest broke the rules; it must not block.
+func (s *Switch) AddPort(fail func(error)) (*Port, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := 0
+	for id < len(s.ports) && s.ports[id] != nil {
+		id++
+	}
+	if id >= MaxPorts {
+		return nil, fmt.Errorf("%w: %d ports are connected, which is all that have a VLAN of their own", ErrTooManyPorts, id)
+	}
+	p := &Port{sw: s, id: id, vlan: s.config.VLANBase + id, fail: fail}
+	p.learnBudget.Store(learnBudget)
+	if id == len(s.ports) {
+		s.ports = append(s.ports, nil)
+	}
+	s.ports[id] = p
+	return p, nil
+}
+
+// build makes the table for the present ports. The caller holds mu.
+func (s *Switch) build() *table {
+	t := &table{epoch: s.table.Load().epoch + 1, ports: make([]*view, len(s.ports)), tx: make([][]*transmitRing, len(s.config.Cores))}
+	for id, p := range s.ports {
+		if p == nil || p.view == nil {
+			continue
+		}
+		t.ports[id] = p.view
+		if len(p.view.rx) > 0 {
+			t.flood = append(t.flood, p.view)
+		}
+	}
+	return t
+}
+
+// commit brings the workers onto the present ports and returns when each has passed the top of its loop. Rings that change their worker are
+// first taken from the old one. The caller holds mu.
+func (s *Switch) commit() {
+	rings := s.transmitRings()
+	before := make([]int, len(rings))
+	for i, r := range rings {
+		before[i] = r.worker
+	}
+	assign(rings, len(s.config.Cores))
+	moved := false
+	interim, final := s.build(), s.build()
+	for i, r := range rings {
+		if before[i] == r.worker {
+			interim.tx[r.worker] = append(interim.tx[r.worker], r)
+		} else if before[i] >= 0 {
+			moved = true
+		}
+		final.tx[r.worker] = append(final.tx[r.worker], r)
+	}
+	if moved {
+		s.publish(interim)
+	}
+	final.epoch = s.table.Load().epoch + 1
+	s.publish(final)
+}
+
+func (s *Switch) transmitRings() []*transmitRing {
+	var rings []*transmitRing
+	for _, p := range s.ports {
+		if p != nil && p.view != nil {
+			rings = append(rings, p.view.tx...)
+		}
+	}
+	return rings
+}
+
+// assign gives new rings to the worker with the fewest (the lowest number on a tie), then moves rings from the fullest worker to the
+// emptiest until they differ by one at most.
+func assign(rings []*transmitRing, workers int) {
+	load := make([]int, workers)
+	for _, r := range rings {
+		if r.worker >= 0 {
+			load[r.worker]++
+		}
+	}
+	for _, r := range rings {
+		if r.worker < 0 {
+			r.worker = least(load)
+			load[r.worker]++
+		}
+	}
+	for _, r := range rings {
+		if to := least(load); load[r.worker] > load[to]+1 {
+			load[r.worker]--
+			load[to]++
+			r.worker = to
+		}
+	}
+}
+
+func least(load []int) int {
+	best := 0
+	for i, n := range load {
+		if n < load[best] {
+			best = i
+		}
+	}
+	return best
+}
+
+// publish replaces the table and waits until every worker works on it. The caller holds mu.
+func (s *Switch) publish(t *table) {
+	s.table.Store(t)
+	if !s.running.Load() {
+		return
+	}
+	for _, w := range s.workers {
+		w.wakeUp()
+	}
+	for _, w := range s.workers {
+		for w.passed.Load() < t.epoch {
+			time.Sleep(20 * time.Microsecond)
+		}
+	}
+}

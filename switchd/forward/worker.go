@@ -1,0 +1,144 @@
+package forward
+
+import (
+	"runtime"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vhostkit/switchd/ether"
+	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/uplink"
+	"vhostkit/switchd/virtio"
+)
+
+// worker polls its share of the transmit rings and uplink queues on a thread of its own. Everything in it is the worker's alone but for
+// the atomics.
+type worker struct {
+	sw     *Switch
+	index  int
+	core   int // -1: not pinned
+	passed atomic.Uint64
+	stats  workerStats
+
+	table  *table
+	tx     []*transmitRing
+	uplink []*uplinkQueue // to receive from
+	out    *uplinkQueue   // to send on
+	sleep  sleeper
+	fence  guestmem.Fence
+
+	burst       virtio.Burst // what a sender offers
+	rxBurst     virtio.Burst // what a receiver offers
+	frames      [virtio.BurstSize]frame
+	received    [virtio.BurstSize]uplink.RxFrame
+	sending     [virtio.BurstSize]uplink.TxFrame
+	segments    []guestmem.Segment                    // of the frames being sent to the uplink
+	fromOutside [virtio.BurstSize][1]guestmem.Segment // of the frames received from it
+	groups      groups
+	addresses   *addressTable
+	source      *transmitRing // being polled, for the blame of a fault
+	scratch     scratch
+}
+
+// workerStats are updated once a round at most.
+type workerStats struct {
+	rounds, empty, sleeps, wakeups atomic.Uint64
+	busy                           atomic.Int64 // nanoseconds not asleep, up to the last sleep
+	since                          atomic.Int64 // nanoseconds at which it woke up, 0 while asleep
+	rings                          atomic.Int32
+}
+
+func newWorker(s *Switch, index, core int) (*worker, error) {
+	w := &worker{sw: s, index: index, core: core}
+	w.segments = make([]guestmem.Segment, 0, 4*virtio.BurstSize)
+	w.groups.init()
+	if err := w.scratch.init(); err != nil {
+		return nil, err
+	}
+	if err := w.sleep.init(); err != nil {
+		return nil, err
+	}
+	w.table = &table{}
+	w.openUplink()
+	return w, nil
+}
+
+func (w *worker) close() {
+	w.sleep.close()
+	w.scratch.close()
+}
+
+// run is the worker's life. Memory faults become panics that ingress and delivery recover; see guestmem.Recovered.
+func (w *worker) run() {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	w.pin()
+	debug.SetPanicOnFault(true)
+	w.stats.since.Store(w.sw.now())
+	idle := time.Time{}
+	for w.adopt() {
+		work := 0
+		for _, r := range w.tx {
+			work += w.ingress(r)
+		}
+		for _, u := range w.uplink {
+			work += w.fromUplink(u)
+		}
+		w.stats.rounds.Store(w.stats.rounds.Load() + 1)
+		if work > 0 {
+			idle = time.Time{}
+			continue
+		}
+		w.stats.empty.Store(w.stats.empty.Load() + 1)
+		idle = w.rest(idle)
+	}
+	w.ringsClosed()
+}
+
+// adopt moves to the newest table and tells the control side. It reports whether to go on.
+func (w *worker) adopt() bool {
+	t := w.sw.table.Load()
+	w.addresses = w.sw.fdb.table.Load()
+	if t == w.table {
+		return true
+	}
+	w.ringsClosed()
+	w.table = t
+	w.tx = t.tx[w.index]
+	w.groups.resize(len(t.ports))
+	w.stats.rings.Store(int32(len(w.tx)))
+	w.sleep.watch(w.tx, w.uplink)
+	w.passed.Store(t.epoch)
+	return !t.closed
+}
+
+func (w *worker) ringsClosed() { w.source = nil }
+
+// pin binds the thread to its core. A core that cannot be had is no reason not to serve.
+func (w *worker) pin() {
+	if w.core < 0 {
+		return
+	}
+	var set unix.CPUSet
+	set.Set(w.core)
+	_ = unix.SchedSetaffinity(0, &set)
+}
+
+func (w *worker) wakeUp() { w.sleep.wakeUp() }
+
+// now is the switch's monotonic clock in nanoseconds; never 0.
+func (s *Switch) now() int64 { return int64(time.Since(s.start)) + 1 }
+
+// frame is a frame on its way: our copy of the Ethernet header, and the payload in the sender's memory.
+type frame struct {
+	low, high uint64 // bytes 0..7 and 6..13 of the header, as loaded
+	segments  []guestmem.Segment
+	offset    int // of the payload in segments
+	length    int // bytes, header included
+	request   offload
+}
+
+const headerLen = ether.HeaderLen
