@@ -99,14 +99,6 @@ func (p *Port) Close() {
 	s.commit()
 }
 
-// Announce registers an address on behalf of the guest (vhost-user SEND_RARP, after a migration).
-func (p *Port) Announce(mac ether.MAC) {
-	if mac == 0 || mac.IsMulticast() {
-		return
-	}
-	p.sw.learn(p, mac)
-}
-
 // newView describes the rings to the workers. A ring that goes on running keeps its object, and with it its worker.
 func (p *Port) newView(rings []*virtio.Queue, features virtio.Features, memory *guestmem.Memory) *view {
 	v := &view{port: p, memory: memory}

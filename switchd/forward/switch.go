@@ -28,6 +28,10 @@ type Switch struct {
 	uplinkC      uplinkCounters
 	uplinkQueues []*uplinkQueue // made by Run
 
+	announcing    atomic.Bool
+	announceMu    sync.Mutex
+	announcements []announcement
+
 	events     chan Event
 	wake       chan struct{}
 	eventsLost atomic.Uint64

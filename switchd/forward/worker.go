@@ -30,9 +30,9 @@ type worker struct {
 	sleep  sleeper
 	fence  guestmem.Fence
 
-	burst       virtio.Burst // what a sender offers
-	rxBurst     virtio.Burst // what a receiver offers
-	frames      [virtio.BurstSize]frame
+	burst       virtio.Burst                // what a sender offers
+	rxBurst     virtio.Burst                // what a receiver offers
+	frames      [virtio.BurstSize + 1]frame // of the burst, and scratchFrame
 	received    [virtio.BurstSize]uplink.RxFrame
 	sending     [virtio.BurstSize]uplink.TxFrame
 	segments    []guestmem.Segment                    // of the frames being sent to the uplink
@@ -41,6 +41,7 @@ type worker struct {
 	addresses   *addressTable
 	source      *transmitRing // being polled, for the blame of a fault
 	scratch     scratch
+	discard     counters // for frames that nobody sent
 }
 
 // workerStats are updated once a round at most.
@@ -80,6 +81,9 @@ func (w *worker) run() {
 	w.stats.since.Store(w.sw.now())
 	idle := time.Time{}
 	for w.adopt() {
+		if w.index == 0 && w.sw.announcing.Load() {
+			w.announce()
+		}
 		work := 0
 		for _, r := range w.tx {
 			work += w.ingress(r)
