@@ -14,9 +14,16 @@ import (
 // agentPackage is the guest's first process.
 const agentPackage = "vhostkit/test/guest/agent"
 
-// buildAgent returns the agent's binary, built if it is not there or out of date. The working directory must be inside
-// this module, as it is in tests.
+// buildAgent returns the agent's binary: the file VHOSTKIT_AGENT, or else built if it is not there or out of date. For
+// that the working directory must be inside this module, as it is in tests.
 func buildAgent(ctx context.Context) ([]byte, error) {
+	if path := os.Getenv("VHOSTKIT_AGENT"); path != "" {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("the guests' agent: %w", err)
+		}
+		return data, nil
+	}
 	cache, err := CacheDir()
 	if err != nil {
 		return nil, err

@@ -1,0 +1,88 @@
+# vhostkit. "make" lists the targets; "make demo" shows what it is, "make test" checks everything.
+
+SHELL := /bin/bash
+GO := test/setup/go.sh
+VERSION := $(shell git -c safe.directory='$(CURDIR)' describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+KEEP_ENV := VHOSTKIT_CACHE,VHOSTKIT_AGENT,VHOSTKIT_KERNEL,VHOSTKIT_MODULES,VHOSTKIT_QEMU,VHOSTKIT_ACCEL,NO_COLOR
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=$(KEEP_ENV))
+CACHE := $(shell . test/setup/lib.sh && cache_dir)
+# Everything that is not end to end; those tests run on their own, with the machine to themselves.
+UNIT = $(shell $(GO) list ./... 2>/dev/null | grep -v /test/e2e)
+FUZZTIME ?= 10m
+export CGO_ENABLED ?= 0
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build the programs into bin/
+	@test/setup/install.sh go
+	@mkdir -p bin
+	$(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+.PHONY: demo
+demo: ## two guests talk through switchd, on this machine (needs root or sudo)
+	@test/setup/install.sh demo
+	@$(MAKE) --no-print-directory build
+	@mkdir -p .cache
+	@$(GO) build -trimpath -buildvcs=false -o .cache/agent ./test/guest/agent
+	@$(GO) build -trimpath -buildvcs=false -o .cache/demo ./test/demo
+	@VHOSTKIT_CACHE='$(CACHE)' VHOSTKIT_AGENT='$(CURDIR)/.cache/agent' \
+		$(SUDO) .cache/demo -bin bin
+
+.PHONY: test
+test: ## everything: style, unit, race, fuzz, end to end (under 30 minutes on 2 cores)
+	@test/setup/install.sh test
+	@$(MAKE) --no-print-directory format vet staticcheck build
+	@$(MAKE) --no-print-directory unit race fuzz-short e2e
+
+.PHONY: test-short
+test-short: format vet unit ## style and unit tests only
+
+.PHONY: format
+format: ## is everything formatted by gofmt?
+	@bad=$$($(GO) run cmd/gofmt -l $(wildcard cmd switchd qemuwrap libvirt hugepages templates test)) || exit 1; \
+	if [ -n "$$bad" ]; then echo "not formatted by gofmt:"; echo "$$bad"; exit 1; fi
+
+.PHONY: vet
+vet: ## go vet
+	$(GO) vet ./...
+
+.PHONY: staticcheck
+staticcheck: ## staticcheck, at a fixed version
+	$(GO) run $(STATICCHECK) ./...
+
+.PHONY: unit
+unit: ## the tests that are not end to end
+	$(GO) test -count=1 -timeout 10m $(UNIT)
+
+.PHONY: race
+race: ## the same under the race detector
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 15m $(UNIT)
+
+.PHONY: e2e
+e2e: ## end to end: QEMU guests, DPDK's testpmd, hostile front-ends (root)
+	@if [ -d test/e2e ]; then \
+		echo "$(GO) test -count=1 -timeout 25m ./test/e2e/..."; \
+		$(GO) test -count=1 -timeout 25m ./test/e2e/...; \
+	fi
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME (10m)
+	test/setup/fuzz.sh $(FUZZTIME)
+
+.PHONY: fuzz-short
+fuzz-short: ## each fuzz target for 30 seconds
+	test/setup/fuzz.sh 30s
+
+.PHONY: bench
+bench: ## the benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem -timeout 30m $(UNIT)
+
+.PHONY: clean
+clean: ## remove what the build made; the cache of kernels and Go stays
+	rm -rf bin .cache
