@@ -1,0 +1,55 @@
+// Command demo shows what vhostkit does, on this machine: two Linux guests under QEMU exchange packets through switchd
+// and reach a host-side interface behind its uplink. "make demo" runs it.
+//
+// It works in namespaces of its own (network, mounts, processes), so that nothing on the machine is touched but the
+// number of huge pages, which it puts back, and so that everything it started ends with it, however it ends.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// insideVariable marks the process that runs in the namespaces; its value is the working directory.
+const insideVariable = "VHOSTKIT_DEMO_INSIDE"
+
+type options struct {
+	bin   string        // directory of the programs
+	bytes int64         // of the bulk transfer
+	limit time.Duration // for everything
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.bin, "bin", "bin", "directory of switchd and vhostctl")
+	flag.Int64Var(&o.bytes, "bytes", 100<<20, "size of the bulk transfer")
+	flag.DurationVar(&o.limit, "limit", 5*time.Minute, "give up after this time")
+	flag.Parse()
+
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	ctx, cancel := context.WithTimeoutCause(ctx, o.limit, fmt.Errorf("not done after %v", o.limit))
+	defer cancel()
+
+	run := outside
+	if os.Getenv(insideVariable) != "" {
+		run = inside
+	}
+	out := newReport(os.Stdout)
+	if err := run(ctx, o, out); err != nil {
+		if ctx.Err() != nil {
+			err = errors.Join(context.Cause(ctx), err)
+		}
+		// The inner process has said what was wrong.
+		if !errors.Is(err, errInside) {
+			out.failed(err)
+		}
+		os.Exit(1)
+	}
+}
