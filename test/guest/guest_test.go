@@ -2,11 +2,18 @@ package guest
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"vhostkit/test/guest/proto"
 )
 
 // start boots a guest for a test and ends it with the test.
@@ -102,5 +109,38 @@ func TestStartTellsWhatQEMUSaid(t *testing.T) {
 	_, err := Start(ctx, Config{Name: "bad", QEMUArgs: []string{"-device", "no-such-device"}})
 	if err == nil || !strings.Contains(err.Error(), "no-such-device") {
 		t.Errorf("Start = %v", err)
+	}
+}
+
+// Two guests on one of QEMU's own cables: the network part of the rig without the switch.
+func TestTwoGuestsExchange(t *testing.T) {
+	wire := filepath.Join(t.TempDir(), "wire")
+	ctx, cancel := context.WithTimeout(t.Context(), 120*time.Second)
+	defer cancel()
+	var guests []*Guest
+	for i, role := range []string{"on", "off"} {
+		g := start(t, Config{
+			Name: "guest" + strconv.Itoa(i+1),
+			NICs: []NIC{{Netdev: "stream,addr.type=unix,addr.path=" + wire + ",server=" + role}},
+		})
+		g.MustRun(ctx, t, "sh", "-ec", fmt.Sprintf("ip link set eth0 addr 52:54:00:00:00:%02x up; ip addr add 10.0.0.%d/24 dev eth0", i+1, i+1))
+		if out := g.MustRun(ctx, t, "readlink", "-f", "/sys/class/net/eth0/device"); !strings.Contains(out, PCIAddress(0)) {
+			t.Errorf("eth0 is not at %s but %s", PCIAddress(0), out)
+		}
+		guests = append(guests, g)
+	}
+	guests[0].MustRun(ctx, t, "ping", "-c", "2", "-i", "0.2", "10.0.0.2")
+	sent, received, err := Exchange(ctx, guests[0], guests[1], "10.0.0.2", 5001, 20<<20, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("20 MiB in %.2f s", received.Seconds)
+	// The bytes are known, so that a transfer of zeros would be found out.
+	want := sha256.New()
+	data := make([]byte, 20<<20)
+	proto.NewRandom(7).Fill(data)
+	want.Write(data)
+	if sum := hex.EncodeToString(want.Sum(nil)); sent.SHA256 != sum {
+		t.Errorf("sent %s, want %s", sent.SHA256, sum)
 	}
 }
