@@ -1,0 +1,161 @@
+package switchd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+
+	"vhostkit/switchd/control"
+	"vhostkit/switchd/forward"
+	"vhostkit/switchd/uplink"
+	"vhostkit/switchd/vhost"
+)
+
+// Daemon is the running switch: sockets, ports, uplink and control, wired together.
+type Daemon struct {
+	config  Config
+	log     *slog.Logger
+	started time.Time
+	sw      *forward.Switch
+	uplink  uplink.Uplink // nil: none
+	options vhost.Options
+
+	mu       sync.Mutex
+	sockets  map[string]*socket // by path
+	named    map[string]string  // name → path of the ports that have a socket of their own
+	plugged  map[int]*plug      // connected devices by port
+	serveCtx context.Context    // sockets live as long as this; set by Run
+	failed   chan error         // the first part that stopped by itself
+}
+
+// New checks the configuration and opens the uplink. Nothing is served before Run.
+func New(config Config, log *slog.Logger) (*Daemon, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	d := &Daemon{
+		config: config, log: log, started: time.Now(),
+		sockets: map[string]*socket{}, named: map[string]string{}, plugged: map[int]*plug{}, failed: make(chan error, 1),
+		options: vhost.Options{
+			Mergeable: config.Mergeable, TxCsum: config.TxCsum, TSO: config.TSO, Promiscuous: config.Promiscuous,
+			MaxQueuePairs: config.MaxQueuePairs, MTU: config.MTU,
+		},
+	}
+	if config.PortMask != 0 {
+		log.Warn("no 82599 is bound for -p; running with the uplink of --uplink instead", "mask", fmt.Sprintf("%#x", config.PortMask),
+			"uplink", config.Uplink)
+	}
+	var err error
+	if d.uplink, err = openUplink(config, log); err != nil {
+		return nil, err
+	}
+	if config.VM2VM == int(forward.VM2VMHardware) && (d.uplink == nil || d.uplink.Pools() == 0) {
+		d.closeUplink()
+		return nil, fmt.Errorf("--vm2vm 2 lets the NIC's own switch loop frames back, and uplink %q has none: use --vm2vm 1, or an 82599",
+			config.Uplink)
+	}
+	d.sw = forward.New(d.forwardConfig())
+	return d, nil
+}
+
+func (d *Daemon) forwardConfig() forward.Config {
+	c := d.config
+	frame := forward.StandardFrame
+	if c.Mergeable {
+		frame = forward.JumboFrame
+	}
+	return forward.Config{
+		VM2VM: forward.VM2VM(c.VM2VM), Cores: c.Cores, Busy: c.Poll == "busy", MaxFrame: max(frame, c.MTU+22),
+		RxRetry: c.RxRetry, RxRetryNum: c.RxRetryNum, RxRetryDelay: time.Duration(c.RxRetryDelay) * time.Microsecond,
+		VLANBase: c.VLANBase, VLANStrip: c.VLANStrip, Promiscuous: c.Promiscuous, MACLimit: c.MACLimit,
+		AddressAge: time.Duration(c.AddressAge) * time.Second, Uplink: d.uplink, OnEvent: d.report,
+	}
+}
+
+// Run serves until ctx ends or a part fails, then stops everything: first the sockets, so that the guests can connect again to whoever comes
+// next, then the workers, then the uplink.
+func (d *Daemon) Run(ctx context.Context) error {
+	tuneRuntime(len(d.config.Cores))
+	switchCtx, stopSwitch := context.WithCancel(context.Background())
+	defer stopSwitch()
+	switchDone := make(chan error, 1)
+	go func() { switchDone <- d.sw.Run(switchCtx) }()
+
+	serveCtx, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+	d.serveCtx = serveCtx
+	err := d.serve(serveCtx)
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-d.failed:
+		case err = <-switchDone:
+			switchDone <- err
+		}
+	}
+	d.log.Info("stopping")
+	stopServing()
+	d.closeSockets()
+	stopSwitch()
+	result := multierror.Append(nil, err, <-switchDone)
+	d.closeUplink()
+	return result.ErrorOrNil()
+}
+
+// serve opens the sockets, the persisted ports and the control socket.
+func (d *Daemon) serve(ctx context.Context) error {
+	for _, path := range d.config.SocketFiles {
+		if err := d.openSocket(path, ""); err != nil {
+			return err
+		}
+	}
+	if err := d.restorePorts(); err != nil {
+		return err
+	}
+	server, err := control.Listen(control.ServerConfig{
+		Path: d.config.ControlSocket, Group: d.config.SocketGroup, Backend: d, Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	go func() {
+		if err := server.Serve(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			d.fail(fmt.Errorf("control socket: %w", err))
+		}
+	}()
+	if d.config.Stats > 0 {
+		go d.showStats(ctx)
+	}
+	d.log.Info("ready", "sockets", d.config.SocketFiles, "control", d.config.ControlSocket, "uplink", d.config.Uplink,
+		"vm2vm", d.config.VM2VM, "cores", d.config.Cores, "poll", d.config.Poll)
+	return nil
+}
+
+func (d *Daemon) fail(err error) {
+	select {
+	case d.failed <- err:
+	default:
+	}
+}
+
+func (d *Daemon) closeUplink() {
+	if d.uplink != nil {
+		if err := d.uplink.Close(); err != nil {
+			d.log.Warn("closing the uplink", "error", err)
+		}
+	}
+}
+
+// tuneRuntime gives the workers processors of their own beside those of the control side, and keeps the collector quiet: the data plane
+// allocates nothing, so the little garbage of the control side need not be collected often.
+func tuneRuntime(workers int) {
+	runtime.GOMAXPROCS(max(runtime.NumCPU(), workers+2))
+	debug.SetGCPercent(400)
+}

@@ -1,0 +1,64 @@
+package switchd
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"vhostkit/switchd/ether"
+	"vhostkit/switchd/forward"
+)
+
+// report writes the switch's events to the log. A learned address is also printed in the old switch's own words, which operators look for.
+func (d *Daemon) report(e forward.Event) {
+	mac := ether.MAC(e.MAC)
+	switch e.Kind {
+	case forward.EventRegistered:
+		fmt.Fprintf(os.Stdout, "DATA: (%d) MAC_ADDRESS %s and VLAN_TAG %d registered\n", e.Port, mac, e.VLAN)
+		if e.Err != nil {
+			d.log.Error("the uplink did not take the address filter; frames from outside will not reach this address", "port", e.Port,
+				"mac", mac, "error", e.Err)
+		}
+	case forward.EventUnregistered:
+		d.log.Info("address unregistered", "port", e.Port, "mac", mac, "vlan", e.VLAN)
+	case forward.EventDuplicate:
+		d.log.Warn("device is using a registered MAC address; its frames are dropped", "port", e.Port, "mac", mac, "registered_on", e.Other)
+	case forward.EventAddressLimit:
+		d.log.Warn("port uses more source addresses than it may; frames from further ones are dropped", "port", e.Port, "mac", mac,
+			"limit", d.config.MACLimit)
+	case forward.EventFailed:
+		d.log.Error("device stopped: its guest or front-end broke the rules; the other ports are not affected", "port", e.Port,
+			"error", e.Err)
+	}
+}
+
+// showStats prints the old switch's statistics screen every Config.Stats seconds.
+func (d *Daemon) showStats(ctx context.Context) {
+	ticker := time.NewTicker(time.Duration(d.config.Stats) * time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			fmt.Fprint(os.Stdout, FormatLegacyStats(d.legacyStats(), isTerminal(os.Stdout)))
+		}
+	}
+}
+
+// legacyStats sums each port's queues the way the old switch counts: TX is what the guest sent, RX what was meant for it.
+func (d *Daemon) legacyStats() []LegacyStats {
+	var list []LegacyStats
+	for _, p := range d.sw.Ports() {
+		s := LegacyStats{Device: p.ID}
+		for _, q := range p.Pairs {
+			s.TxTotal += q.TX.Packets
+			s.TxSuccessful += q.TX.Delivered
+			s.RxTotal += q.RX.Packets + q.RX.Dropped()
+			s.RxSuccessful += q.RX.Packets
+		}
+		list = append(list, s)
+	}
+	return list
+}

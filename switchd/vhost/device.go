@@ -1,0 +1,160 @@
+package vhost
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/virtio"
+)
+
+// ErrRefused is wrapped by errors that concern one request only: the device goes on, the front-end is told.
+var ErrRefused = errors.New("request refused")
+
+// MaxMemorySlots is how many regions a front-end may share, as many as the kernel's vhost.
+const MaxMemorySlots = 509
+
+// Device is one vhost network device.
+type Device struct {
+	options  Options
+	port     Port
+	log      *slog.Logger
+	features virtio.Features // acknowledged
+	acked    bool
+	protocol uint64
+	memory   *guestmem.Memory // nil before the first table
+	rings    []ring
+	status   uint8
+	dirty    bool // the set of running rings has to be looked at
+}
+
+// NewDevice makes a device on a port, which it owns from then on.
+func NewDevice(o Options, port Port, log *slog.Logger) *Device {
+	d := &Device{options: o, port: port, log: log}
+	for range 2 * o.MaxQueuePairs {
+		d.rings = append(d.rings, newRing())
+	}
+	return d
+}
+
+// Close stops the device and gives back its port, memory and descriptors.
+func (d *Device) Close() {
+	d.port.Close()
+	for i := range d.rings {
+		d.rings[i].queue = nil
+		d.rings[i].close()
+	}
+	if d.memory != nil {
+		d.memory.Close()
+		d.memory = nil
+	}
+}
+
+// Features is the set that the device offers.
+func (d *Device) Features() virtio.Features { return d.options.Features() }
+
+// SetFeatures takes the front-end's choice. Running rings are stopped and start anew with it.
+func (d *Device) SetFeatures(f virtio.Features) error {
+	if extra := f &^ d.Features(); extra != 0 {
+		return fmt.Errorf("SET_FEATURES %#x: %v were not offered", uint64(f), extra.Names())
+	}
+	if d.acked && f == d.features {
+		return nil
+	}
+	d.stopAll()
+	d.features, d.acked, d.dirty = f, true, true
+	return nil
+}
+
+// SetProtocolFeatures records the transport's own features, for display.
+func (d *Device) SetProtocolFeatures(f uint64) { d.protocol = f }
+
+// ProtocolFeatures gives them back.
+func (d *Device) ProtocolFeatures() uint64 { return d.protocol }
+
+// QueuePairs is how many queue pairs the device has.
+func (d *Device) QueuePairs() int { return d.options.MaxQueuePairs }
+
+// SetMemTable replaces all memory. The caller keeps the descriptors in the specs. Rings stop meanwhile and go on where the new memory has
+// them.
+func (d *Device) SetMemTable(specs []guestmem.RegionSpec) error {
+	memory, err := guestmem.Map(specs)
+	if err != nil {
+		return err
+	}
+	d.replaceMemory(memory)
+	return nil
+}
+
+// AddRegion adds a region (ADD_MEM_REG). The rings go on untouched on the old table's mappings until the next refresh.
+func (d *Device) AddRegion(spec guestmem.RegionSpec) error {
+	memory := d.memory
+	if memory == nil {
+		memory = &guestmem.Memory{}
+	}
+	if len(memory.Regions()) >= MaxMemorySlots {
+		return fmt.Errorf("%w: all %d memory slots are in use", ErrRefused, MaxMemorySlots)
+	}
+	next, err := memory.With(spec)
+	if err != nil {
+		return err
+	}
+	d.replaceMemory(next)
+	return nil
+}
+
+// RemoveRegion removes a region (REM_MEM_REG).
+func (d *Device) RemoveRegion(guestPhysAddr, userAddr, size uint64) error {
+	if d.memory == nil {
+		return fmt.Errorf("%w: REM_MEM_REG before any memory", ErrRefused)
+	}
+	next, err := d.memory.Without(guestPhysAddr, userAddr, size)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	d.replaceMemory(next)
+	return nil
+}
+
+func (d *Device) replaceMemory(next *guestmem.Memory) {
+	d.stopAll()
+	if d.memory != nil {
+		d.memory.Close()
+	}
+	d.memory, d.dirty = next, true
+}
+
+// SetStatus takes the device status (virtio 1.2, 2.1). 0 resets the device.
+func (d *Device) SetStatus(s uint8) {
+	d.status = s
+	if s == 0 {
+		d.Reset()
+	}
+}
+
+// Status is what SetStatus set.
+func (d *Device) Status() uint8 { return d.status }
+
+// Reset stops every ring. Memory and descriptors stay until they are replaced.
+func (d *Device) Reset() {
+	d.stopAll()
+	for i := range d.rings {
+		d.rings[i].started = false
+		d.rings[i].enable = nil
+	}
+}
+
+// SetMTU takes the MTU in bytes that the front-end has given to the guest (NET_SET_MTU).
+func (d *Device) SetMTU(mtu uint64) error {
+	if mtu < 68 || mtu > 65535 {
+		return fmt.Errorf("%w: NET_SET_MTU %d is not in 68..65535", ErrRefused, mtu)
+	}
+	if err := d.port.SetMTU(int(mtu)); err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return nil
+}
+
+// Announce passes on SEND_RARP.
+func (d *Device) Announce(mac [6]byte) { d.port.Announce(mac) }

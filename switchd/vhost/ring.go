@@ -1,0 +1,64 @@
+package vhost
+
+import (
+	"fmt"
+
+	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/virtio"
+)
+
+// RingAddresses are where the front-end has put a ring, as addresses of its own (SET_VRING_ADDR).
+type RingAddresses struct{ Desc, Used, Avail uint64 }
+
+// ring is what the front-end has said about a vring so far.
+type ring struct {
+	size       uint32
+	addresses  *RingAddresses
+	state      virtio.State
+	kick, call int  // eventfds, -1 for none
+	errorFD    int  // eventfd of SET_VRING_ERR, -1 for none; kept because the front-end expects us to hold it
+	started    bool // SET_VRING_KICK came, GET_VRING_BASE did not since
+	enable     *bool
+	queue      *virtio.Queue // while it runs
+}
+
+func newRing() ring { return ring{kick: -1, call: -1, errorFD: -1} }
+
+func (r *ring) close() {
+	CloseFDs(r.kick, r.call, r.errorFD)
+	r.kick, r.call, r.errorFD = -1, -1, -1
+}
+
+// enabled: without protocol features a ring is enabled from the start, with them by SET_VRING_ENABLE.
+func (r *ring) enabled(features virtio.Features) bool {
+	if r.enable != nil {
+		return *r.enable
+	}
+	return !features.Has(virtio.VHOST_USER_F_PROTOCOL)
+}
+
+// complete tells whether everything is there that a running ring needs.
+func (r *ring) complete(features virtio.Features) bool {
+	return r.started && r.size > 0 && r.addresses != nil && r.enabled(features)
+}
+
+// makeQueue translates the ring's addresses.
+func (r *ring) makeQueue(index int, features virtio.Features, memory *guestmem.Memory) (*virtio.Queue, error) {
+	packed := features.Has(virtio.VIRTIO_F_RING_PACKED)
+	descSize, driverSize, deviceSize := virtio.AreaSizes(r.size, packed)
+	desc, ok1 := memory.User(r.addresses.Desc, descSize)
+	driver, ok2 := memory.User(r.addresses.Avail, driverSize)
+	device, ok3 := memory.User(r.addresses.Used, deviceSize)
+	if !ok1 || !ok2 || !ok3 {
+		return nil, fmt.Errorf("vring %d of %d descriptors at user addresses desc %#x, avail %#x, used %#x is not in the shared memory",
+			index, r.size, r.addresses.Desc, r.addresses.Avail, r.addresses.Used)
+	}
+	q, err := virtio.NewQueue(virtio.Config{
+		Size: r.size, Features: features, Receive: index%2 == 0, Desc: desc, Driver: driver, Device: device,
+		Memory: memory, State: r.state, Kick: r.kick, Call: r.call,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("vring %d: %w", index, err)
+	}
+	return q, nil
+}

@@ -1,0 +1,113 @@
+package user
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrInUse says that another process serves the socket.
+var ErrInUse = errors.New("socket is in use")
+
+// listener is a Unix listener that removes its file when it closes, if the file is still its own.
+type listener struct {
+	*net.UnixListener
+	path  string
+	inode uint64
+	once  sync.Once
+}
+
+// listen binds beside the path, sets owner and mode there, and moves the socket into place: it is never reachable with the wrong
+// permissions, and there is no moment without a socket when a stale one is replaced.
+func listen(path, group string, mode os.FileMode) (*listener, error) {
+	if mode == 0 {
+		mode = 0o660
+	}
+	if err := checkStale(path); err != nil {
+		return nil, err
+	}
+	temporary := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.%d", filepath.Base(path), os.Getpid()))
+	_ = os.Remove(temporary)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("making socket %s: %w (does the directory exist, and may this user write there?)", path, err)
+	}
+	l.SetUnlinkOnClose(false)
+	fail := func(err error) (*listener, error) {
+		l.Close()
+		os.Remove(temporary)
+		return nil, err
+	}
+	if err := os.Chmod(temporary, mode); err != nil {
+		return fail(fmt.Errorf("mode of socket %s: %w", path, err))
+	}
+	if group != "" {
+		if err := chgrp(temporary, group); err != nil {
+			return fail(fmt.Errorf("group of socket %s: %w", path, err))
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(temporary, &st); err != nil {
+		return fail(fmt.Errorf("socket %s: %w", path, err))
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return fail(fmt.Errorf("putting socket %s in place: %w", path, err))
+	}
+	return &listener{UnixListener: l, path: path, inode: st.Ino}, nil
+}
+
+// checkStale makes sure that a file at the path is a socket that nobody serves.
+func checkStale(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("socket %s: %w", path, err)
+	}
+	if info.Mode()&os.ModeSocket == 0 {
+		return fmt.Errorf("%s exists and is not a socket: move it away or choose another path", path)
+	}
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		c.Close()
+		return fmt.Errorf("%w: another process serves %s; stop it or choose another path", ErrInUse, path)
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w: cannot tell whether %s is served: %w", ErrInUse, path, err)
+	}
+	return nil
+}
+
+func chgrp(path, group string) error {
+	gid, err := strconv.Atoi(group)
+	if err != nil {
+		g, err := user.LookupGroup(group)
+		if err != nil {
+			return err
+		}
+		if gid, err = strconv.Atoi(g.Gid); err != nil {
+			return err
+		}
+	}
+	return os.Chown(path, -1, gid)
+}
+
+// close ends accepting and removes the socket file unless somebody else has put theirs in its place.
+func (l *listener) close() {
+	l.once.Do(func() {
+		l.UnixListener.Close()
+		var st unix.Stat_t
+		if unix.Lstat(l.path, &st) == nil && st.Ino == l.inode {
+			os.Remove(l.path)
+		}
+	})
+}
