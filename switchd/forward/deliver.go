@@ -63,23 +63,36 @@ func (w *worker) deliver(v *view, pair int, list []uint8, lost *counters) int {
 	if len(v.rx) > 1 {
 		rx = v.rx[pair%len(v.rx)]
 	}
-	tally := delivery{list: list}
-	w.enqueue(rx, &tally)
-	if len(tally.list) > 0 && w.sw.config.RxRetry {
-		w.retry(rx, &tally)
+	d := delivery{list: list}
+	if w.requests {
+		w.deliverSorted(rx, &d, lost)
+	} else {
+		w.deliverRun(rx, &d, list, lost)
 	}
-	if n := uint64(len(tally.list)); n > 0 {
-		switch {
-		case w.source != nil && w.source.port.broken.Load():
-			lost.drops[DropFault].Add(n)
-		case v.port.broken.Load():
-			rx.c.drops[DropFault].Add(n)
-		default:
-			rx.stalled.Store(tally.arrived == 0)
-			rx.c.drops[DropRingFull].Add(n)
-		}
+	return d.arrived
+}
+
+// deliverRun delivers a list with its retries and counts what is left over.
+func (w *worker) deliverRun(rx *receiveRing, d *delivery, list []uint8, lost *counters) {
+	d.list = list
+	before := d.arrived
+	w.enqueue(rx, d)
+	if len(d.list) > 0 && w.sw.config.RxRetry {
+		w.retry(rx, d)
 	}
-	return tally.arrived
+	n := uint64(len(d.list))
+	if n == 0 {
+		return
+	}
+	switch {
+	case w.source != nil && w.source.port.broken.Load():
+		lost.drops[DropFault].Add(n)
+	case rx.port.broken.Load():
+		rx.c.drops[DropFault].Add(n)
+	default:
+		rx.stalled.Store(d.arrived == before)
+		rx.c.drops[DropRingFull].Add(n)
+	}
 }
 
 // delivery is what is left to deliver and what became of the rest.

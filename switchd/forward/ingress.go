@@ -63,6 +63,7 @@ func (w *worker) blame(fault *guestmem.Fault, suspect *Port) {
 // delivered when all frames before it are, so that a receiver gets a sender's frames in their order.
 func (w *worker) forwardBurst(r *transmitRing, n int) {
 	var bytes uint64
+	w.requests = false
 	for i := range n {
 		f := &w.frames[i]
 		if reason, ok := w.inspect(r, &w.burst.Chains[i], f); !ok {
@@ -70,6 +71,7 @@ func (w *worker) forwardBurst(r *transmitRing, n int) {
 			continue
 		}
 		bytes += uint64(f.length)
+		w.requests = w.requests || !f.request.none()
 		switch to := w.route(r, f); to {
 		case toNobody:
 		case toFlood:

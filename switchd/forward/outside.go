@@ -105,7 +105,7 @@ func (w *worker) payload(f *frame) []guestmem.Segment {
 // fromUplink moves one burst from the outside to the ports. A frame reaches a port if it carries the port's VLAN and is addressed to it, or
 // to a group; other frames go nowhere.
 func (w *worker) fromUplink(u *uplinkQueue) int {
-	w.source = nil
+	w.source, w.requests = nil, false
 	n, _ := u.queue.Receive(w.received[:]) // errors show in the uplink's own state; there is nothing to deliver then
 	c := &w.sw.uplinkC.rx
 	bytes := 0

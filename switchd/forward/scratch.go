@@ -7,7 +7,11 @@ import (
 
 // scratch is a worker's own memory for the frames that cannot go straight from guest to guest: those that need their checksum or their
 // segmentation done in software, and the switch's own.
-type scratch struct{ buffer *guestmem.Buffer }
+type scratch struct {
+	buffer  *guestmem.Buffer
+	segment [1]guestmem.Segment
+	index   [1]uint8 // the list that holds scratchFrame alone
+}
 
 // scratchHalf holds the longest frame; a segment of it goes into the other half.
 const scratchHalf = 128 << 10
@@ -16,6 +20,7 @@ const scratchHalf = 128 << 10
 const scratchFrame = virtio.BurstSize
 
 func (s *scratch) init() (err error) {
+	s.index[0] = scratchFrame
 	s.buffer, err = guestmem.NewBuffer(2 * scratchHalf)
 	return err
 }

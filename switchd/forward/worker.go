@@ -41,6 +41,7 @@ type worker struct {
 	addresses   *addressTable
 	source      *transmitRing // being polled, for the blame of a fault
 	scratch     scratch
+	requests    bool     // some frame of the burst leaves a checksum or segmentation to others
 	discard     counters // for frames that nobody sent
 }
 

@@ -1,0 +1,64 @@
+// Package uplink says what the switch expects of its way out. Drivers are packages below: tap, and later others. A call concerns a burst,
+// never a single frame.
+package uplink
+
+import (
+	"errors"
+
+	"vhostkit/switchd/ether"
+	"vhostkit/switchd/guestmem"
+)
+
+// ErrNoDevice says that the interface that was asked for is not there.
+var ErrNoDevice = errors.New("uplink device not found")
+
+// ErrNoPool says that the hardware has no receive pool left for a port.
+var ErrNoPool = errors.New("no free hardware pool")
+
+// Offload is what a frame's sender left to others, with the virtio-net header's values (virtio 1.2, 5.1.6.1). Zero: nothing.
+type Offload struct {
+	Flags, GSOType                         uint8
+	HdrLen, GSOSize, CsumStart, CsumOffset uint16
+}
+
+// TxFrame is a frame for the outside: a header of ours and the payload where its sender has it.
+type TxFrame struct {
+	Header    [ether.HeaderLen + ether.TagLen]byte
+	HeaderLen uint8 // bytes of Header that count
+	Offload   Offload
+	Segs      []guestmem.Segment
+	Len       int // bytes in all, without FCS
+}
+
+// RxFrame is a frame from the outside, with its tag in place.
+type RxFrame struct {
+	Addr   guestmem.Ptr // outside the Go heap, valid until the next Receive on that queue
+	Len    uint32       // bytes, without FCS
+	Tagged bool
+	VLAN   uint16 // of the outermost tag
+}
+
+// Queue is a queue pair of an uplink. Each direction has one user at a time.
+type Queue interface {
+	// Receive fills frames and returns how many came. It does not block.
+	Receive(frames []RxFrame) (int, error)
+	// Send sends frames in order and returns how many went. Without an error the rest found the uplink full; with an error the first of
+	// the rest could not be read from its sender's memory.
+	Send(frames []TxFrame) (int, error)
+	// FD is readable when frames have come; -1 if the queue can only be polled.
+	FD() int
+}
+
+// Uplink is an interface to the outside.
+type Uplink interface {
+	Name() string   // of the interface
+	Driver() string // "tap"
+	Queues() int
+	Queue(i int) Queue
+	// Pools is how many ports can have a hardware pool of their own; 0 for software.
+	Pools() int
+	// AddFilter makes frames with that address and VLAN reach the port. Software uplinks deliver everything and ignore it.
+	AddFilter(port int, mac ether.MAC, vlan uint16) error
+	RemoveFilter(port int, mac ether.MAC, vlan uint16) error
+	Close() error
+}
