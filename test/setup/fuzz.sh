@@ -19,16 +19,16 @@ targets() {
 # One target. Go's fuzzer sometimes reports that its own time was up as a failure; that is no finding, so such a run
 # is repeated once.
 one() {
-	local log try
+	local log
 	log=$(mktemp)
-	for try in 1 2; do
+	for _ in first again; do
 		if "$GO" test -run '^$' -fuzz "^$2\$" -fuzztime "$time" -parallel 1 -timeout 0 "$1" >"$log" 2>&1; then
 			echo "$2: $(grep '^fuzz: elapsed' "$log" | tail -n 1 | sed 's/^fuzz: //')"
 			grep '^ok' "$log"
 			rm -f "$log"
 			return 0
 		fi
-		grep -q 'context deadline exceeded' "$log" && ! grep -q 'Failing input' "$log" || break
+		if grep -q 'Failing input' "$log" || ! grep -q 'context deadline exceeded' "$log"; then break; fi
 	done
 	echo "FAIL: fuzz target $2 of $1"
 	tail -n 60 "$log"

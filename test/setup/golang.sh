@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2154
 # A Go toolchain new enough for go.mod; read by install.sh.
 
 # The toolchain that is fetched where the distribution's Go is too old to fetch one by itself (before 1.21).

@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2154
 # The guests' kernel; read by install.sh.
 #
 # The distribution's own kernel is fetched and unpacked into the cache, never installed into the host:
@@ -59,29 +60,39 @@ fetch_kernel() {
 apt_dependency() { apt-cache depends "$1" 2>/dev/null | awk -v p="$2" '$1 ~ /Depends:/ && $2 ~ p { print $2; exit }'; }
 
 unpack_kernel_apt() {
+	# The lists of a new machine are empty, and those of an old one name packages that are gone.
+	download_kernel_apt || {
+		apt_update
+		download_kernel_apt
+	} || {
+		tail -n 3 "$work/log" >&2
+		die "no kernel from the package sources (see the line above): check them, or set VHOSTKIT_KERNEL and VHOSTKIT_MODULES"
+	}
+	for f in "$work"/*.deb; do
+		dpkg-deb -x "$f" "$work/root" || die "cannot unpack $(basename "$f")"
+	done
+}
+
+# Downloads the packages behind Debian's or Ubuntu's newest kernel.
+download_kernel_apt() {
 	meta=linux-image-amd64
 	[ -n "$(apt-cache madison "$meta" 2>/dev/null)" ] || meta=linux-image-generic
-	apt_update
 	image=$(apt_dependency "$meta" '^linux-image-.*[0-9]')
-	[ -n "$image" ] || die "apt-cache names no kernel behind $meta: check the package sources, or set VHOSTKIT_KERNEL and VHOSTKIT_MODULES"
+	[ -n "$image" ] || {
+		echo "apt-cache names no kernel behind $meta" >"$work/log"
+		return 1
+	}
 	names=$image
-	case $meta in
-	linux-image-generic)
+	if [ "$meta" = linux-image-generic ]; then
+		# Ubuntu has the modules in packages of their own.
 		release=${image#linux-image-}
 		release=${release#unsigned-}
 		names="$names linux-modules-$release"
 		extra=linux-modules-extra-$release
 		[ -z "$(apt-cache madison "$extra" 2>/dev/null)" ] || names="$names $extra"
-		;;
-	esac
+	fi
 	for n in $names; do
-		(cd "$work" && apt-get -qq download "$n" >"$work/log" 2>&1) || {
-			tail -n 3 "$work/log" >&2
-			die "apt-get download $n failed"
-		}
-	done
-	for f in "$work"/*.deb; do
-		dpkg-deb -x "$f" "$work/root" || die "cannot unpack $(basename "$f")"
+		(cd "$work" && apt-get -qq download "$n" >"$work/log" 2>&1) || return 1
 	done
 }
 

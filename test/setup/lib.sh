@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2154
 # Shared by the set-up scripts; read with "." by POSIX shells.
 
 say() { printf 'setup: %s\n' "$*" >&2; }

@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2154
 # Packages of the distribution; read by install.sh.
 
 # Sets $manager to apt or dnf.
@@ -33,13 +34,13 @@ installed() {
 	esac
 }
 
+can_be_root() { [ "$(id -u)" = 0 ] || have sudo; }
+
 as_root() {
 	if [ "$(id -u)" = 0 ]; then
 		"$@"
-	elif have sudo; then
-		sudo "$@"
 	else
-		die "need root for: $* (run this as root, or install sudo)"
+		sudo "$@"
 	fi
 }
 
@@ -50,6 +51,7 @@ add_packages() {
 		installed "$p" || missing="$missing $p"
 	done
 	[ -n "$missing" ] || return 0
+	can_be_root || die "these packages are missing:$missing; run this as root, or install sudo"
 	say "installing$missing"
 	log=$(mktemp)
 	# $missing is split into words on purpose.
@@ -70,7 +72,7 @@ add_packages() {
 
 # Refreshes apt's lists at most once a run.
 apt_update() {
-	[ -z "${apt_fresh:-}" ] || return 0
+	[ -z "${apt_fresh:-}" ] && can_be_root || return 0
 	as_root apt-get -qq -o DPkg::Lock::Timeout=120 update >/dev/null 2>&1 || say "apt-get update failed; going on with the lists that are there"
 	apt_fresh=1
 }
