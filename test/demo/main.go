@@ -43,11 +43,15 @@ func main() {
 	}
 	out := newReport(os.Stdout)
 	if err := run(ctx, o, out); err != nil {
-		if ctx.Err() != nil {
-			err = errors.Join(context.Cause(ctx), err)
-		}
-		// The inner process has said what was wrong.
-		if !errors.Is(err, errInside) {
+		switch {
+		case errors.Is(err, errInside): // it has said what was wrong
+		case errors.Is(context.Cause(ctx), context.Canceled):
+			if os.Getenv(insideVariable) == "" {
+				out.stopped()
+			}
+		case ctx.Err() != nil:
+			out.failed(errors.Join(context.Cause(ctx), err))
+		default:
 			out.failed(err)
 		}
 		os.Exit(1)

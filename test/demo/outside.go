@@ -53,6 +53,7 @@ func outside(ctx context.Context, o options, out *report) (err error) {
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
+		defer func() { err = errors.Join(context.Cause(ctx), err) }()
 		// When the first process of a process namespace ends, the kernel ends all others in it.
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {

@@ -64,6 +64,10 @@ func (r *report) failed(err error) {
 	fmt.Fprintf(r.w, "\n%s %v\n", r.paint("1;31", "demo: failed:"), err)
 }
 
+func (r *report) stopped() {
+	fmt.Fprintf(r.w, "\n%s everything is put back as it was\n", r.paint("1", "demo: stopped:"))
+}
+
 func (r *report) worked(text string) {
 	fmt.Fprintf(r.w, "\n%s %s\n", r.paint("1;32", "demo: it worked:"), text)
 }
