@@ -2,9 +2,10 @@ package switchd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -14,6 +15,7 @@ import (
 
 	"vhostkit/switchd/control"
 	"vhostkit/switchd/forward"
+	"vhostkit/switchd/unixsocket"
 	"vhostkit/switchd/uplink"
 	"vhostkit/switchd/vhost"
 )
@@ -27,12 +29,13 @@ type Daemon struct {
 	uplink  uplink.Uplink // nil: none
 	options vhost.Options
 
-	mu       sync.Mutex
-	sockets  map[string]*socket // by path
-	named    map[string]string  // name → path of the ports that have a socket of their own
-	plugged  map[int]*plug      // connected devices by port
-	serveCtx context.Context    // sockets live as long as this; set by Run
-	failed   chan error         // the first part that stopped by itself
+	mu        sync.Mutex
+	sockets   map[string]*socket // by path
+	named     map[string]string  // name → path of the ports that have a socket of their own
+	persistMu sync.Mutex         // one change of the named ports at a time
+	plugged   map[int]*plug      // connected devices by port
+	serveCtx  context.Context    // sockets live as long as this; set by Run
+	failed    chan error         // the first part that stopped by itself
 }
 
 // New checks the configuration and opens the uplink. Nothing is served before Run.
@@ -119,15 +122,17 @@ func (d *Daemon) serve(ctx context.Context) error {
 	if err := d.restorePorts(); err != nil {
 		return err
 	}
-	server, err := control.Listen(control.ServerConfig{
-		Path: d.config.ControlSocket, Group: d.config.SocketGroup, Backend: d, Log: d.log,
-	})
+	if err := os.MkdirAll(filepath.Dir(d.config.ControlSocket), 0o755); err != nil {
+		return fmt.Errorf("directory of the control socket: %w", err)
+	}
+	listener, err := unixsocket.Listen(d.config.ControlSocket, d.config.SocketGroup, 0o660)
 	if err != nil {
 		return err
 	}
+	server := control.NewServer(listener, d, d.log)
 	go func() {
-		if err := server.Serve(ctx); err != nil && !errors.Is(err, context.Canceled) {
-			d.fail(fmt.Errorf("control socket: %w", err))
+		if err := server.Serve(ctx); err != nil {
+			d.fail(err)
 		}
 	}()
 	if d.config.Stats > 0 {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"vhostkit/switchd/unixsocket"
 	"vhostkit/switchd/vhost"
 )
 
@@ -27,13 +28,13 @@ type Config struct {
 // Server accepts front-ends on a socket. Each connection is a device.
 type Server struct {
 	config   Config
-	listener *listener
+	listener *unixsocket.Listener
 	sessions sync.WaitGroup
 }
 
 // Listen makes the socket. A socket file that nobody serves is replaced; one that is served, or anything that is no socket, is an error.
 func Listen(c Config) (*Server, error) {
-	l, err := listen(c.Path, c.Group, c.Mode)
+	l, err := unixsocket.Listen(c.Path, c.Group, c.Mode)
 	if err != nil {
 		return nil, err
 	}
@@ -43,10 +44,10 @@ func Listen(c Config) (*Server, error) {
 // Serve accepts until ctx ends, then removes the socket, closes every connection and returns when their devices are gone.
 func (s *Server) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(ctx, s.listener.close)
+	stop := context.AfterFunc(ctx, func() { s.listener.Close() })
 	defer func() {
 		stop()
-		s.listener.close()
+		s.listener.Close()
 		cancel()
 		s.sessions.Wait()
 	}()

@@ -1,4 +1,5 @@
-package user
+// Package unixsocket makes Unix sockets safely: never reachable with the wrong owner or mode, a stale file replaced, a live one respected.
+package unixsocket
 
 import (
 	"errors"
@@ -17,17 +18,17 @@ import (
 // ErrInUse says that another process serves the socket.
 var ErrInUse = errors.New("socket is in use")
 
-// listener is a Unix listener that removes its file when it closes, if the file is still its own.
-type listener struct {
+// Listener is a Unix listener that removes its file when it closes, if the file is still its own.
+type Listener struct {
 	*net.UnixListener
 	path  string
 	inode uint64
 	once  sync.Once
 }
 
-// listen binds beside the path, sets owner and mode there, and moves the socket into place: it is never reachable with the wrong
-// permissions, and there is no moment without a socket when a stale one is replaced.
-func listen(path, group string, mode os.FileMode) (*listener, error) {
+// Listen binds beside the path, sets owner and mode there, and moves the socket into place: it is never reachable with the wrong
+// permissions, and there is no moment without a socket when a stale one is replaced. mode 0 is 0660; an empty group leaves the group alone.
+func Listen(path, group string, mode os.FileMode) (*Listener, error) {
 	if mode == 0 {
 		mode = 0o660
 	}
@@ -41,7 +42,7 @@ func listen(path, group string, mode os.FileMode) (*listener, error) {
 		return nil, fmt.Errorf("making socket %s: %w (does the directory exist, and may this user write there?)", path, err)
 	}
 	l.SetUnlinkOnClose(false)
-	fail := func(err error) (*listener, error) {
+	fail := func(err error) (*Listener, error) {
 		l.Close()
 		os.Remove(temporary)
 		return nil, err
@@ -61,7 +62,7 @@ func listen(path, group string, mode os.FileMode) (*listener, error) {
 	if err := os.Rename(temporary, path); err != nil {
 		return fail(fmt.Errorf("putting socket %s in place: %w", path, err))
 	}
-	return &listener{UnixListener: l, path: path, inode: st.Ino}, nil
+	return &Listener{UnixListener: l, path: path, inode: st.Ino}, nil
 }
 
 // checkStale makes sure that a file at the path is a socket that nobody serves.
@@ -101,13 +102,15 @@ func chgrp(path, group string) error {
 	return os.Chown(path, -1, gid)
 }
 
-// close ends accepting and removes the socket file unless somebody else has put theirs in its place.
-func (l *listener) close() {
+// Close ends accepting and removes the socket file unless somebody else has put theirs in its place.
+func (l *Listener) Close() error {
+	var err error
 	l.once.Do(func() {
-		l.UnixListener.Close()
+		err = l.UnixListener.Close()
 		var st unix.Stat_t
 		if unix.Lstat(l.path, &st) == nil && st.Ino == l.inode {
 			os.Remove(l.path)
 		}
 	})
+	return err
 }

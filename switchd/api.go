@@ -1,0 +1,146 @@
+package switchd
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"time"
+
+	"vhostkit/switchd/control"
+	"vhostkit/switchd/forward"
+	"vhostkit/switchd/vhost/user"
+	"vhostkit/switchd/virtio"
+)
+
+// Version is set by the linker.
+var Version = "devel"
+
+// Version tells what runs.
+func (d *Daemon) Version() control.VersionInfo {
+	return control.VersionInfo{Version: Version, Go: runtime.Version(), PID: os.Getpid(), Started: d.started}
+}
+
+// Ports lists connected devices by identifier, then the named ports that have none.
+func (d *Daemon) Ports() []control.Port {
+	d.mu.Lock()
+	plugged := map[int]*plug{}
+	for id, p := range d.plugged {
+		plugged[id] = p
+	}
+	waiting := map[string]string{}
+	for name, path := range d.named {
+		waiting[name] = path
+	}
+	d.mu.Unlock()
+	list := []control.Port{}
+	for _, st := range d.sw.Ports() {
+		if p := plugged[st.ID]; p != nil {
+			list = append(list, p.describe(st))
+			delete(waiting, p.connection.Name)
+		}
+	}
+	names := make([]string, 0, len(waiting))
+	for name := range waiting {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		list = append(list, control.Port{
+			ID: -1, Name: name, Socket: waiting[name], Transport: "vhost-user", State: control.StateDisconnected,
+			MACs: []string{}, Workers: []int{}, Features: []string{}, ProtocolFeatures: []string{}, Memory: []control.MemoryRegion{},
+			Queues: []control.Queue{},
+		})
+	}
+	return list
+}
+
+func (d *Daemon) portByName(name string) (control.Port, error) {
+	return control.FindPort(d.Ports(), name)
+}
+
+// describe puts together what the switch and the device know of a port.
+func (p *plug) describe(st forward.PortStats) control.Port {
+	p.mu.Lock()
+	u, mtu, memory := p.update, p.mtu, p.memory
+	p.mu.Unlock()
+	c := p.connection
+	port := control.Port{
+		ID: st.ID, Name: c.Name, Socket: c.Socket, Transport: c.Transport, State: state(st), MACs: []string{}, VLAN: st.VLAN,
+		Workers: append([]int{}, st.Workers...), Connected: &p.since,
+		Peer:     &control.Peer{PID: c.Peer.PID, UID: c.Peer.UID, GID: c.Peer.GID, Comm: c.Peer.Comm},
+		Features: append([]string{}, u.Features.Names()...), FeaturesHex: fmt.Sprintf("%#x", uint64(u.Features)),
+		ProtocolFeatures: append([]string{}, user.ProtocolFeatureNames(u.ProtocolFeatures)...), Ring: "split",
+		Memory: append([]control.MemoryRegion{}, memory...), MTU: mtu, Queues: []control.Queue{},
+	}
+	if u.Features.Has(virtio.VIRTIO_F_RING_PACKED) {
+		port.Ring = "packed"
+	}
+	if st.Failure != nil {
+		port.Error = st.Failure.Error()
+	}
+	for _, mac := range st.MACs {
+		port.MACs = append(port.MACs, mac.String())
+	}
+	for i, pair := range st.Pairs {
+		q := control.Queue{Pair: i, RX: queueStats(pair.RX), TX: queueStats(pair.TX)}
+		if r := u.Rings; len(r) > 2*i+1 {
+			if r[2*i] != nil {
+				q.RXSize, q.RXRunning = r[2*i].Size(), true
+			}
+			if r[2*i+1] != nil {
+				q.TXSize, q.TXRunning = r[2*i+1].Size(), true
+			}
+		}
+		if used := q.RXRunning || q.TXRunning || q.RX.Packets+q.TX.Packets+q.RX.Dropped+q.TX.Dropped > 0; used {
+			port.Queues = append(port.Queues, q)
+		}
+	}
+	return port
+}
+
+func state(st forward.PortStats) string {
+	switch {
+	case st.Failure != nil:
+		return control.StateFailed
+	case st.Ready:
+		return control.StateReady
+	case st.RXRings+st.TXRings > 0:
+		return control.StateLearning
+	}
+	return control.StateConnected
+}
+
+func queueStats(s forward.QueueStats) control.QueueStats {
+	return control.QueueStats{
+		Packets: s.Packets, Bytes: s.Bytes, Delivered: s.Delivered, Dropped: s.Dropped(), Drops: s.Drops, Retries: s.Retries, Kicks: s.Kicks,
+		Calls: s.Calls,
+	}
+}
+
+// FDB lists the address table.
+func (d *Daemon) FDB() []control.FDBEntry {
+	list := []control.FDBEntry{}
+	for _, a := range d.sw.Addresses() {
+		list = append(list, control.FDBEntry{MAC: a.MAC.String(), Port: a.Port, VLAN: a.VLAN, AgeSeconds: int(a.Age / time.Second)})
+	}
+	return list
+}
+
+// Stats gives all counters.
+func (d *Daemon) Stats() control.Stats {
+	s := control.Stats{UptimeSeconds: time.Since(d.started).Seconds(), Ports: d.Ports(), Workers: []control.Worker{}}
+	s.Uplink = control.UplinkStats{Name: "none", Driver: "none"}
+	if d.uplink != nil {
+		s.Uplink.Name, s.Uplink.Driver = d.uplink.Name(), d.uplink.Driver()
+	}
+	rx, tx := d.sw.UplinkStats()
+	s.Uplink.RX, s.Uplink.TX = queueStats(rx), queueStats(tx)
+	for _, w := range d.sw.Workers() {
+		s.Workers = append(s.Workers, control.Worker{
+			Index: w.Index, Core: w.Core, Polls: w.Rounds, EmptyPolls: w.Empty, Sleeps: w.Sleeps, Wakeups: w.Wakeups,
+			BusySeconds: w.Busy.Seconds(), Rings: w.Rings,
+		})
+	}
+	return s
+}

@@ -1,0 +1,228 @@
+package switchd
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+	"github.com/hashicorp/go-multierror"
+)
+
+// DefaultConfigFile is read when it exists and no other is named.
+const DefaultConfigFile = "/etc/vhostkit/switchd.toml"
+
+// Config is everything that can be set. The toml names are the long options' names.
+type Config struct {
+	Cores    []int `toml:"cores"` // one worker each; -1 is a worker that is not pinned
+	MainCore int   `toml:"-"`     // of the old command lines; -1: none
+
+	SocketFiles []string `toml:"socket-file"` // shared sockets: each connection is a device
+	Client      bool     `toml:"client"`      // connect to the sockets instead of making them
+	SocketGroup string   `toml:"socket-group"`
+	SocketMode  string   `toml:"socket-mode"` // octal
+	SocketDir   string   `toml:"socket-dir"`  // of named ports' sockets
+	StateDir    string   `toml:"state-dir"`   // where named ports are remembered
+
+	ControlSocket string `toml:"control"`
+
+	Uplink       string `toml:"uplink"`        // "none", "tap", "tap:NAME"
+	UplinkQueues int    `toml:"uplink-queues"` // 0: one per worker
+	PortMask     uint64 `toml:"-"`             // -p: which 82599
+	Promiscuous  bool   `toml:"promiscuous"`
+
+	VM2VM        int  `toml:"vm2vm"`
+	Mergeable    bool `toml:"mergeable"`
+	Stats        int  `toml:"stats"` // seconds between statistics on the screen; 0: none
+	RxRetry      bool `toml:"rx-retry"`
+	RxRetryNum   int  `toml:"rx-retry-num"`
+	RxRetryDelay int  `toml:"rx-retry-delay"` // microseconds
+	VLANStrip    bool `toml:"vlan-strip"`
+	VLANBase     int  `toml:"vlan-base"`
+	TxCsum       bool `toml:"tx-csum"`
+	TSO          bool `toml:"tso"`
+
+	Poll          string `toml:"poll"`            // "adaptive" or "busy"
+	MTU           int    `toml:"mtu"`             // bytes
+	MaxQueuePairs int    `toml:"max-queue-pairs"` // per device
+	MACLimit      int    `toml:"mac-limit"`       // addresses per port
+	AddressAge    int    `toml:"address-age"`     // seconds; 0: never
+
+	LogFormat  string `toml:"log-format"` // "text" or "json"
+	LogLevel   string `toml:"log-level"`
+	CPUProfile string `toml:"-"`
+
+	Notices []string `toml:"-"` // one log line each, written at the start
+}
+
+// DefaultConfig is what holds where neither file nor command line says otherwise.
+func DefaultConfig() Config {
+	run, state := "/run/vhostkit", "/var/lib/vhostkit"
+	if os.Geteuid() != 0 {
+		run = filepath.Join(os.TempDir(), fmt.Sprintf("vhostkit-%d", os.Geteuid()))
+		if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+			run = filepath.Join(dir, "vhostkit")
+		}
+		state = run
+	}
+	return Config{
+		Cores: []int{-1}, MainCore: -1,
+		SocketMode: "0660", SocketDir: filepath.Join(run, "ports"), StateDir: state, ControlSocket: filepath.Join(run, "switchd.sock"),
+		Uplink: "none", VM2VM: 1, RxRetry: true, RxRetryNum: 4, RxRetryDelay: 15, VLANStrip: true, VLANBase: 1000,
+		Poll: "adaptive", MTU: 1500, MaxQueuePairs: 8, MACLimit: 64, AddressAge: 300, LogFormat: "text", LogLevel: "info",
+	}
+}
+
+// DefaultSocket is the shared socket of the new command line.
+func DefaultSocket(c Config) string {
+	return filepath.Join(filepath.Dir(c.ControlSocket), "vhost.sock")
+}
+
+// LoadFile reads a TOML file over the present values. Unknown keys are errors.
+func (c *Config) LoadFile(path string) error {
+	meta, err := toml.DecodeFile(path, c)
+	if err != nil {
+		return fmt.Errorf("configuration file %s: %w", path, err)
+	}
+	var unknown *multierror.Error
+	for _, key := range meta.Undecoded() {
+		unknown = multierror.Append(unknown, fmt.Errorf("configuration file %s: unknown key %q; the keys are the long options' names", path, key))
+	}
+	return unknown.ErrorOrNil()
+}
+
+// RangeError says that an option's value is not possible.
+type RangeError struct {
+	Option, Value, Want string
+}
+
+func (e *RangeError) Error() string { return fmt.Sprintf("%s %s: want %s", e.Option, e.Value, e.Want) }
+
+func intRange(option string, value, low, high int) error {
+	if value < low || value > high {
+		return &RangeError{option, strconv.Itoa(value), fmt.Sprintf("%d..%d", low, high)}
+	}
+	return nil
+}
+
+func oneOf(option, value string, choices ...string) error {
+	for _, c := range choices {
+		if value == c {
+			return nil
+		}
+	}
+	return &RangeError{option, strconv.Quote(value), strings.Join(choices, " or ")}
+}
+
+// Validate checks all values and reports every one that is wrong.
+func (c *Config) Validate() error {
+	var all *multierror.Error
+	for _, err := range []error{
+		intRange("--vm2vm", c.VM2VM, 0, 2),
+		intRange("--stats", c.Stats, 0, math.MaxInt32),
+		intRange("--rx-retry-num", c.RxRetryNum, 0, math.MaxInt32),
+		intRange("--rx-retry-delay", c.RxRetryDelay, 0, math.MaxInt32),
+		intRange("--vlan-base", c.VLANBase, 1, 4094),
+		intRange("--mtu", c.MTU, 68, 9700),
+		intRange("--max-queue-pairs", c.MaxQueuePairs, 1, 128),
+		intRange("--mac-limit", c.MACLimit, 1, 16384),
+		intRange("--address-age", c.AddressAge, 0, math.MaxInt32),
+		intRange("--uplink-queues", c.UplinkQueues, 0, 64),
+		oneOf("--poll", c.Poll, "adaptive", "busy"),
+		oneOf("--log-format", c.LogFormat, "text", "json"),
+		oneOf("--log-level", c.LogLevel, "debug", "info", "warn", "error"),
+		c.checkUplink(), c.checkMode(), c.checkCores(),
+	} {
+		if err != nil {
+			all = multierror.Append(all, err)
+		}
+	}
+	return all.ErrorOrNil()
+}
+
+func (c *Config) checkUplink() error {
+	kind, name, named := strings.Cut(c.Uplink, ":")
+	if kind == "none" && !named || kind == "tap" && (!named || name != "" && len(name) < 16 && !strings.ContainsAny(name, "/ ")) {
+		return nil
+	}
+	return &RangeError{"--uplink", strconv.Quote(c.Uplink), "none, tap, or tap:NAME with a name of at most 15 characters"}
+}
+
+func (c *Config) checkMode() error {
+	if _, err := c.socketMode(); err != nil {
+		return &RangeError{"--socket-mode", strconv.Quote(c.SocketMode), "an octal mode such as 0660"}
+	}
+	return nil
+}
+
+func (c *Config) socketMode() (os.FileMode, error) {
+	mode, err := strconv.ParseUint(c.SocketMode, 8, 9)
+	return os.FileMode(mode), err
+}
+
+func (c *Config) checkCores() error {
+	if len(c.Cores) == 0 || len(c.Cores) > 64 {
+		return &RangeError{"--cores", fmt.Sprint(c.Cores), "1 to 64 cores"}
+	}
+	for _, core := range c.Cores {
+		if core < -1 || core >= 1024 {
+			return &RangeError{"--cores", strconv.Itoa(core), "0..1023"}
+		}
+	}
+	return nil
+}
+
+// ParseCores reads a list such as "1-3,5".
+func ParseCores(s string) ([]int, error) {
+	bad := &RangeError{"cores", strconv.Quote(s), "a list such as 1-3,5 of cores 0..1023"}
+	var cores []int
+	for _, part := range strings.Split(s, ",") {
+		first, last, isRange := strings.Cut(part, "-")
+		low, err := strconv.Atoi(first)
+		if err != nil {
+			return nil, bad
+		}
+		high := low
+		if isRange {
+			if high, err = strconv.Atoi(last); err != nil {
+				return nil, bad
+			}
+		}
+		if low < 0 || high > 1023 || low > high {
+			return nil, bad
+		}
+		for core := low; core <= high; core++ {
+			cores = append(cores, core)
+		}
+	}
+	return cores, nil
+}
+
+// KeepPresentCores drops the cores that this machine does not have, or that the process may not use, and says so in a notice.
+func (c *Config) KeepPresentCores() error {
+	allowed := allowedCores()
+	var keep, gone []int
+	for _, core := range c.Cores {
+		if core < 0 || allowed[core] {
+			keep = append(keep, core)
+		} else {
+			gone = append(gone, core)
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	if len(keep) == 0 && c.MainCore >= 0 && allowed[c.MainCore] {
+		keep = []int{c.MainCore} // no worker core must not mean no service
+	}
+	if len(keep) == 0 {
+		return fmt.Errorf("none of the cores %v can be used: this machine has %d, and this process may use %v", gone, runtime.NumCPU(), keys(allowed))
+	}
+	c.Cores = keep
+	c.Notices = append(c.Notices, fmt.Sprintf("cores %v are not there or not allowed; workers run on %v", gone, keep))
+	return nil
+}

@@ -1,0 +1,134 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// maxBody bounds a request's body in bytes.
+const maxBody = 64 << 10
+
+// Server serves a Backend on a listener.
+type Server struct {
+	backend  Backend
+	log      *slog.Logger
+	listener net.Listener
+}
+
+// NewServer serves on a Unix listener, which it owns; who may connect is decided by the socket file's mode.
+func NewServer(l net.Listener, b Backend, log *slog.Logger) *Server {
+	return &Server{backend: b, log: log, listener: l}
+}
+
+// Serve answers until ctx ends.
+func (s *Server) Serve(ctx context.Context) error {
+	server := &http.Server{
+		Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	stop := context.AfterFunc(ctx, func() {
+		shutdown, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if server.Shutdown(shutdown) != nil {
+			server.Close()
+		}
+	})
+	defer stop()
+	if err := server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/version", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, http.StatusOK, s.backend.Version()) })
+	mux.HandleFunc("GET /v1/ports", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, http.StatusOK, s.backend.Ports()) })
+	mux.HandleFunc("GET /v1/stats", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, http.StatusOK, s.backend.Stats()) })
+	mux.HandleFunc("GET /v1/fdb", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, http.StatusOK, s.backend.FDB()) })
+	mux.HandleFunc("GET /v1/ports/{port}", s.getPort)
+	mux.HandleFunc("POST /v1/ports", s.addPort)
+	mux.HandleFunc("DELETE /v1/ports/{port}", s.removePort)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s.refuse(w, fmt.Errorf("%w: %s %s; the paths begin with /v1/", ErrNotFound, r.Method, r.URL.Path))
+	})
+	return mux
+}
+
+func (s *Server) getPort(w http.ResponseWriter, r *http.Request) {
+	p, err := FindPort(s.backend.Ports(), r.PathValue("port"))
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
+	s.answer(w, http.StatusOK, p)
+}
+
+// FindPort looks a port up by name, or by number.
+func FindPort(ports []Port, which string) (Port, error) {
+	id, err := strconv.Atoi(which)
+	for _, p := range ports {
+		if p.Name != "" && p.Name == which || err == nil && id >= 0 && p.ID == id {
+			return p, nil
+		}
+	}
+	return Port{}, fmt.Errorf("%w: port %q", ErrNotFound, which)
+}
+
+func (s *Server) addPort(w http.ResponseWriter, r *http.Request) {
+	var request AddPortRequest
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&request); err != nil {
+		s.refuse(w, fmt.Errorf("%w: body: %w", ErrBadRequest, err))
+		return
+	}
+	p, err := s.backend.AddPort(r.Context(), request)
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
+	s.answer(w, http.StatusCreated, p)
+}
+
+func (s *Server) removePort(w http.ResponseWriter, r *http.Request) {
+	if err := s.backend.RemovePort(r.Context(), r.PathValue("port")); err != nil {
+		s.refuse(w, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Server) answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		s.log.Debug("control: writing an answer", "error", err)
+	}
+}
+
+// errorBody is how errors travel.
+type errorBody struct {
+	Error string `json:"error"`
+	Hint  string `json:"hint,omitempty"`
+}
+
+func (s *Server) refuse(w http.ResponseWriter, err error) {
+	status, hint := http.StatusInternalServerError, ""
+	switch {
+	case errors.Is(err, ErrNotFound):
+		status, hint = http.StatusNotFound, "vhostctl ports lists what is there"
+	case errors.Is(err, ErrExists):
+		status, hint = http.StatusConflict, "choose another name, or remove the port first"
+	case errors.Is(err, ErrBadRequest):
+		status = http.StatusBadRequest
+	}
+	s.answer(w, status, errorBody{Error: err.Error(), Hint: hint})
+}

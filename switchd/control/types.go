@@ -1,0 +1,167 @@
+// Package control is how the outside talks to a running switchd: HTTP with JSON on a Unix socket.
+//
+//	GET    /v1/version
+//	GET    /v1/ports            list of Port
+//	POST   /v1/ports            AddPortRequest → Port (201)
+//	GET    /v1/ports/{id|name}  Port
+//	DELETE /v1/ports/{name}     204
+//	GET    /v1/stats            Stats
+//	GET    /v1/fdb              list of FDBEntry
+//
+// An error is {"error": "what went wrong", "hint": "what to do"} with status 400 (bad request), 404 (no such port), 409 (exists already) or
+// 500. Fields are added to these types, never changed or removed, within /v1.
+package control
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Errors that a Backend wraps to choose the status.
+var (
+	ErrNotFound   = errors.New("not found")
+	ErrExists     = errors.New("exists already")
+	ErrBadRequest = errors.New("bad request")
+)
+
+// Backend answers the requests. The daemon implements it.
+type Backend interface {
+	Version() VersionInfo
+	Ports() []Port
+	FDB() []FDBEntry
+	Stats() Stats
+	AddPort(context.Context, AddPortRequest) (Port, error)
+	RemovePort(ctx context.Context, name string) error
+}
+
+// VersionInfo says what runs.
+type VersionInfo struct {
+	Version string    `json:"version"`
+	Go      string    `json:"go"`
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+}
+
+// AddPortRequest asks for a named port.
+type AddPortRequest struct {
+	Name string `json:"name"`
+}
+
+// States of a port.
+const (
+	StateDisconnected = "DISCONNECTED" // a named port without a device
+	StateConnected    = "CONNECTED"    // a device that has no running rings yet
+	StateLearning     = "LEARNING"     // running, address unknown
+	StateReady        = "READY"
+	StateFailed       = "FAILED" // stopped; see Error
+)
+
+// Port is a connected device, or a named port that waits for one.
+type Port struct {
+	ID               int            `json:"id"` // -1 while disconnected
+	Name             string         `json:"name,omitempty"`
+	Socket           string         `json:"socket"`
+	Transport        string         `json:"transport"`
+	State            string         `json:"state"`
+	Error            string         `json:"error,omitempty"`
+	MACs             []string       `json:"macs"`
+	VLAN             int            `json:"vlan,omitempty"`
+	Workers          []int          `json:"workers"` // that poll its transmit rings
+	Connected        *time.Time     `json:"connected,omitempty"`
+	Peer             *Peer          `json:"peer,omitempty"`
+	Features         []string       `json:"features"`
+	FeaturesHex      string         `json:"features_hex,omitempty"`
+	ProtocolFeatures []string       `json:"protocol_features"`
+	Ring             string         `json:"ring,omitempty"` // "split" or "packed"
+	Memory           []MemoryRegion `json:"memory"`
+	MTU              int            `json:"mtu,omitempty"`
+	Queues           []Queue        `json:"queues"`
+}
+
+// Peer is the process at the other end.
+type Peer struct {
+	PID  int    `json:"pid"`
+	UID  int    `json:"uid"`
+	GID  int    `json:"gid"`
+	Comm string `json:"comm"`
+}
+
+// MemoryRegion is a part of the guest's memory.
+type MemoryRegion struct {
+	GuestPhysAddr uint64 `json:"guest_phys_addr"`
+	Size          uint64 `json:"size"`
+}
+
+// Queue is a queue pair. RX is what the guest receives, TX what it sends.
+type Queue struct {
+	Pair      int        `json:"pair"`
+	RXSize    int        `json:"rx_size"` // descriptors, 0 while not running
+	TXSize    int        `json:"tx_size"`
+	RXRunning bool       `json:"rx_running"`
+	TXRunning bool       `json:"tx_running"`
+	RX        QueueStats `json:"rx"`
+	TX        QueueStats `json:"tx"`
+}
+
+// QueueStats are counters since the device connected. Frames are counted without FCS.
+type QueueStats struct {
+	Packets   uint64            `json:"packets"`
+	Bytes     uint64            `json:"bytes"`
+	Delivered uint64            `json:"delivered"` // TX: reached a receiver or the uplink
+	Dropped   uint64            `json:"dropped"`   // sum of Drops
+	Drops     map[string]uint64 `json:"drops"`     // by reason
+	Retries   uint64            `json:"retries"`
+	Kicks     uint64            `json:"kicks"`
+	Calls     uint64            `json:"calls"`
+}
+
+// Add sums two sets of counters.
+func (s QueueStats) Add(o QueueStats) QueueStats {
+	drops := map[string]uint64{}
+	for _, m := range []map[string]uint64{s.Drops, o.Drops} {
+		for k, v := range m {
+			drops[k] += v
+		}
+	}
+	return QueueStats{
+		Packets: s.Packets + o.Packets, Bytes: s.Bytes + o.Bytes, Delivered: s.Delivered + o.Delivered, Dropped: s.Dropped + o.Dropped,
+		Drops: drops, Retries: s.Retries + o.Retries, Kicks: s.Kicks + o.Kicks, Calls: s.Calls + o.Calls,
+	}
+}
+
+// FDBEntry is a learned address.
+type FDBEntry struct {
+	MAC        string `json:"mac"`
+	Port       int    `json:"port"`
+	VLAN       int    `json:"vlan"`
+	AgeSeconds int    `json:"age_seconds"`
+}
+
+// Worker is a thread of the data plane.
+type Worker struct {
+	Index       int     `json:"index"`
+	Core        int     `json:"core"` // -1: not pinned
+	Polls       uint64  `json:"polls"`
+	EmptyPolls  uint64  `json:"empty_polls"`
+	Sleeps      uint64  `json:"sleeps"`
+	Wakeups     uint64  `json:"wakeups"`
+	BusySeconds float64 `json:"busy_seconds"` // not asleep
+	Rings       int     `json:"rings"`
+}
+
+// UplinkStats are the way out's counters: RX came from outside.
+type UplinkStats struct {
+	Name   string     `json:"name"`
+	Driver string     `json:"driver"`
+	RX     QueueStats `json:"rx"`
+	TX     QueueStats `json:"tx"`
+}
+
+// Stats is everything that counts.
+type Stats struct {
+	UptimeSeconds float64     `json:"uptime_seconds"`
+	Ports         []Port      `json:"ports"`
+	Uplink        UplinkStats `json:"uplink"`
+	Workers       []Worker    `json:"workers"`
+}

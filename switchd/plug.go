@@ -1,0 +1,119 @@
+package switchd
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"vhostkit/switchd/control"
+	"vhostkit/switchd/ether"
+	"vhostkit/switchd/forward"
+	"vhostkit/switchd/uplink"
+	"vhostkit/switchd/uplink/tap"
+	"vhostkit/switchd/vhost"
+)
+
+// plug connects a vhost device to a port of the switch, which do not know each other, and remembers what vhostctl shows of it.
+type plug struct {
+	daemon     *Daemon
+	port       *forward.Port
+	connection vhost.Connection
+	since      time.Time
+
+	mu     sync.Mutex
+	update vhost.Update
+	memory []control.MemoryRegion // of update.Memory, which may be closed by the time somebody asks
+	mtu    int
+}
+
+// Connect gives a device a port. A named port takes one device at a time.
+func (d *Daemon) Connect(c vhost.Connection) (vhost.Port, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if c.Name != "" {
+		for id, p := range d.plugged {
+			if p.connection.Name == c.Name {
+				return nil, fmt.Errorf("port %q is in use by device %d (pid %d); a named port takes one device at a time", c.Name, id,
+					p.connection.Peer.PID)
+			}
+		}
+	}
+	port, err := d.sw.AddPort(c.Fail)
+	if err != nil {
+		return nil, err
+	}
+	p := &plug{daemon: d, port: port, connection: c, since: time.Now(), mtu: d.config.MTU}
+	d.plugged[port.ID()] = p
+	return p, nil
+}
+
+// ID is the port's identifier.
+func (p *plug) ID() int { return p.port.ID() }
+
+// Update passes the rings on.
+func (p *plug) Update(u vhost.Update) {
+	memory := []control.MemoryRegion{}
+	if u.Memory != nil {
+		for _, r := range u.Memory.Regions() {
+			memory = append(memory, control.MemoryRegion{GuestPhysAddr: r.GuestPhysAddr, Size: r.Size})
+		}
+	}
+	p.mu.Lock()
+	p.update, p.memory = u, memory
+	p.mu.Unlock()
+	p.port.Update(u.Rings, u.Features, u.Memory)
+}
+
+// Announce passes the address on.
+func (p *plug) Announce(mac [6]byte) { p.port.Announce(ether.FromBytes(mac)) }
+
+// SetMTU accepts what fits the switch's frames.
+func (p *plug) SetMTU(mtu int) error {
+	if limit := p.daemon.maxMTU(); mtu > limit {
+		return fmt.Errorf("MTU %d is more than the switch carries (%d; larger with --mergeable 1)", mtu, limit)
+	}
+	p.mu.Lock()
+	p.mtu = mtu
+	p.mu.Unlock()
+	return nil
+}
+
+// Close gives the port back.
+func (p *plug) Close() {
+	p.daemon.mu.Lock()
+	delete(p.daemon.plugged, p.port.ID())
+	p.daemon.mu.Unlock()
+	p.port.Close()
+	p.mu.Lock()
+	p.update = vhost.Update{}
+	p.mu.Unlock()
+}
+
+func (d *Daemon) maxMTU() int { return d.forwardConfig().MaxFrame - ether.HeaderLen - 2*ether.TagLen }
+
+// openUplink opens what --uplink names; nil is none.
+func openUplink(c Config, log *slog.Logger) (uplink.Uplink, error) {
+	kind, name, _ := strings.Cut(c.Uplink, ":")
+	if kind != "tap" {
+		return nil, nil
+	}
+	if name == "" {
+		name = "vhk%d"
+	}
+	queues := c.UplinkQueues
+	if queues == 0 {
+		queues = len(c.Cores)
+	}
+	mtu := c.MTU
+	if c.Mergeable {
+		mtu = max(mtu, forward.JumboFrame-ether.HeaderLen-2*ether.TagLen)
+	}
+	t, err := tap.Open(tap.Config{Name: name, Queues: queues, MTU: mtu})
+	if err != nil {
+		return nil, err
+	}
+	log.Info("uplink open", "interface", t.Name(), "driver", t.Driver(), "queues", t.Queues(), "mtu", mtu)
+	return t, nil
+}
