@@ -55,6 +55,7 @@ type Config struct {
 	LogFormat  string `toml:"log-format"` // "text" or "json"
 	LogLevel   string `toml:"log-level"`
 	CPUProfile string `toml:"-"`
+	CheckOnly  bool   `toml:"-"` // --check-config
 
 	Notices []string `toml:"-"` // one log line each, written at the start
 }

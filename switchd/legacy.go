@@ -217,15 +217,19 @@ func (l *legacy) hugeDir(v string) error {
 	return nil
 }
 
-// portMask reads -p: hexadecimal, the whole string, exactly one port.
-func (l *legacy) portMask(v string) error {
+func (l *legacy) portMask(v string) (err error) {
+	l.config.PortMask, err = ParsePortMask(v)
+	return err
+}
+
+// ParsePortMask reads -p: hexadecimal, the whole string, exactly one port.
+func ParsePortMask(v string) (uint64, error) {
 	digits := strings.TrimPrefix(strings.TrimPrefix(v, "0x"), "0X")
 	mask, err := strconv.ParseUint(digits, 16, 32)
 	if err != nil || bits.OnesCount64(mask) != 1 {
-		return &RangeError{"-p", strconv.Quote(v), "a hexadecimal mask with exactly one bit set, such as 0x1"}
+		return 0, &RangeError{"-p", strconv.Quote(v), "a hexadecimal mask with exactly one bit set, such as 0x1"}
 	}
-	l.config.PortMask = mask
-	return nil
+	return mask, nil
 }
 
 // assignCores: the main core is the first one (or --main-lcore), all others run workers; a single core does both.

@@ -1,0 +1,107 @@
+// Command switchd is the vhost switch.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/pprof"
+	"syscall"
+
+	"vhostkit/switchd"
+)
+
+// Exit codes.
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	config, done, err := parse(args)
+	if done {
+		return 0
+	}
+	if err == nil {
+		err = config.Validate()
+	}
+	if err == nil {
+		err = config.KeepPresentCores()
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "switchd: %v\nswitchd --help shows the options.\n", err)
+		return exitUsage
+	}
+	if config.CheckOnly {
+		fmt.Println("the configuration is valid")
+		return 0
+	}
+	if err := serve(config); err != nil {
+		fmt.Fprintf(os.Stderr, "switchd: %v\n", err)
+		return exitFailure
+	}
+	return 0
+}
+
+// parse reads either kind of command line. done means that it asked for nothing but information.
+func parse(args []string) (config switchd.Config, done bool, err error) {
+	if switchd.IsLegacy(args) {
+		defaults := switchd.DefaultConfig()
+		if err := loadDefaultFile(&defaults); err != nil {
+			return config, false, err
+		}
+		defaults.SocketFiles = nil
+		config, err = switchd.ParseLegacy(args, defaults)
+		return config, false, err
+	}
+	return parseOptions(args)
+}
+
+func loadDefaultFile(c *switchd.Config) error {
+	if _, err := os.Stat(switchd.DefaultConfigFile); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return c.LoadFile(switchd.DefaultConfigFile)
+}
+
+// serve runs the daemon until SIGINT or SIGTERM; a second signal ends the process at once.
+func serve(config switchd.Config) error {
+	log := newLogger(config)
+	for _, notice := range config.Notices {
+		log.Info(notice)
+	}
+	if config.CPUProfile != "" {
+		f, err := os.Create(config.CPUProfile)
+		if err != nil {
+			return fmt.Errorf("--cpuprofile: %w", err)
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return fmt.Errorf("--cpuprofile: %w", err)
+		}
+		defer pprof.StopCPUProfile()
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // from now on a signal has its default effect
+	d, err := switchd.New(config, log)
+	if err != nil {
+		return err
+	}
+	return d.Run(ctx)
+}
+
+func newLogger(c switchd.Config) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked by Validate
+	options := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, options))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, options))
+}

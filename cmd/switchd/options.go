@@ -1,0 +1,167 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"vhostkit/switchd"
+)
+
+const description = `Guests connect to a Unix socket over vhost-user; each connection becomes a port. The command
+lines of DPDK's vhost sample application work unchanged, too.
+
+EXAMPLES
+   Two or more guests, no way out:
+      switchd --socket-file /run/vhostkit/vhost.sock
+   With an interface of the kernel as the way out, port N being VLAN 1000+N there:
+      switchd --socket-file /run/vhostkit/vhost.sock --uplink tap:vhk0
+   Workers on cores 2 and 3 that never sleep:
+      switchd --cores 2-3 --poll busy
+   As ever:
+      switchd -c f -n 4 --socket-mem 1024 --huge-dir /mnt/huge -- -p 0x1 --dev-basename usvhost
+
+EXIT CODES
+   0 stopped by a signal   1 failed   2 wrong command line or configuration`
+
+// parseOptions reads the new command line: defaults, then the configuration file, then the options.
+func parseOptions(args []string) (config switchd.Config, done bool, err error) {
+	defaults := switchd.DefaultConfig()
+	done = true // unless the action runs, --help or --version was all
+	app := &cli.App{
+		Name: "switchd", Usage: "a switch for virtual machines, over vhost-user", Description: description, Version: switchd.Version,
+		HideHelpCommand: true, Flags: flags(defaults), ExitErrHandler: func(*cli.Context, error) {},
+		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return fmt.Errorf("%w: %w", switchd.ErrUsage, err) },
+		Action: func(c *cli.Context) error {
+			done = false
+			config, err = fromFlags(c, defaults)
+			return err
+		},
+		Writer: os.Stdout, ErrWriter: os.Stderr,
+	}
+	if err := app.Run(append([]string{"switchd"}, args...)); err != nil {
+		return config, false, err
+	}
+	return config, done, nil
+}
+
+func flags(d switchd.Config) []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "config", Usage: "read this `FILE` (default: " + switchd.DefaultConfigFile + " if it exists)"},
+		&cli.BoolFlag{Name: "check-config", Usage: "check the configuration and exit"},
+		&cli.StringSliceFlag{Name: "socket-file", Usage: "vhost-user socket `PATH`; repeatable (default: " + switchd.DefaultSocket(d) + ")"},
+		&cli.BoolFlag{Name: "client", Usage: "connect to the sockets, where QEMU listens, and reconnect"},
+		&cli.StringFlag{Name: "socket-group", Usage: "`GROUP` of the sockets"},
+		&cli.StringFlag{Name: "socket-mode", Usage: "octal `MODE` of the sockets", Value: d.SocketMode},
+		&cli.StringFlag{Name: "socket-dir", Usage: "`DIR` of named ports' sockets", Value: d.SocketDir},
+		&cli.StringFlag{Name: "state-dir", Usage: "`DIR` where named ports are remembered", Value: d.StateDir},
+		&cli.StringFlag{Name: "control", Usage: "control socket `PATH` for vhostctl", Value: d.ControlSocket},
+		&cli.StringFlag{Name: "uplink", Usage: "the way out: none, tap or tap:`NAME`", Value: d.Uplink},
+		&cli.IntFlag{Name: "uplink-queues", Usage: "queue pairs of the uplink (default: one per worker)"},
+		&cli.StringFlag{Name: "cores", Usage: "one worker on each core of this `LIST`, such as 2-3,5 (default: one worker, not pinned)"},
+		&cli.StringFlag{Name: "poll", Usage: "adaptive: sleep when there is nothing to do; busy: never", Value: d.Poll},
+		&cli.IntFlag{Name: "vm2vm", Usage: "frames between guests: 0 by the uplink, 1 in the switch, 2 by the NIC's own switch", Value: d.VM2VM},
+		&cli.IntFlag{Name: "mergeable", Usage: "1: mergeable receive buffers and frames of up to 9728 bytes", Value: 0},
+		&cli.IntFlag{Name: "mtu", Usage: "of the uplink, in `BYTES`", Value: d.MTU},
+		&cli.IntFlag{Name: "rx-retry", Usage: "1: wait for a guest whose receive ring is full", Value: 1},
+		&cli.IntFlag{Name: "rx-retry-num", Usage: "how often", Value: d.RxRetryNum},
+		&cli.IntFlag{Name: "rx-retry-delay", Usage: "how long each time, in microseconds", Value: d.RxRetryDelay},
+		&cli.IntFlag{Name: "vlan-strip", Usage: "1: take the tag off frames from the uplink", Value: 1},
+		&cli.IntFlag{Name: "vlan-base", Usage: "port N is VLAN base+N on the uplink", Value: d.VLANBase},
+		&cli.IntFlag{Name: "tx-csum", Usage: "1: offer checksum offload", Value: 0},
+		&cli.IntFlag{Name: "tso", Usage: "1: offer TCP segmentation offload", Value: 0},
+		&cli.BoolFlag{Name: "promiscuous", Aliases: []string{"P"}, Usage: "unicast frames of a port's VLAN reach it whatever their address"},
+		&cli.StringFlag{Name: "portmask", Aliases: []string{"p"}, Usage: "hexadecimal `MASK` of the 82599 to use"},
+		&cli.IntFlag{Name: "stats", Usage: "print statistics every `N` seconds; 0: never", Value: 0},
+		&cli.IntFlag{Name: "max-queue-pairs", Usage: "per device", Value: d.MaxQueuePairs},
+		&cli.IntFlag{Name: "mac-limit", Usage: "addresses per port", Value: d.MACLimit},
+		&cli.IntFlag{Name: "address-age", Usage: "forget an address after so many `SECONDS` of silence, unless it is a port's newest; 0: never",
+			Value: d.AddressAge},
+		&cli.StringFlag{Name: "log-format", Usage: "text or json", Value: d.LogFormat},
+		&cli.StringFlag{Name: "log-level", Usage: "debug, info, warn or error", Value: d.LogLevel},
+		&cli.StringFlag{Name: "cpuprofile", Usage: "write a CPU profile to this `FILE`"},
+	}
+}
+
+func fromFlags(c *cli.Context, config switchd.Config) (switchd.Config, error) {
+	if c.Args().Present() {
+		return config, fmt.Errorf("%w: unexpected argument %q", switchd.ErrUsage, c.Args().First())
+	}
+	var err error
+	if file := c.String("config"); file != "" {
+		err = config.LoadFile(file)
+	} else {
+		err = loadDefaultFile(&config)
+	}
+	if err != nil {
+		return config, err
+	}
+	if err := override(c, &config); err != nil {
+		return config, err
+	}
+	if len(config.SocketFiles) == 0 {
+		config.SocketFiles = []string{switchd.DefaultSocket(config)}
+	}
+	config.CheckOnly = c.Bool("check-config")
+	return config, nil
+}
+
+// override applies the options that were given.
+func override(c *cli.Context, config *switchd.Config) error {
+	for name, to := range map[string]*string{
+		"socket-group": &config.SocketGroup, "socket-mode": &config.SocketMode, "socket-dir": &config.SocketDir,
+		"state-dir": &config.StateDir, "control": &config.ControlSocket, "uplink": &config.Uplink, "poll": &config.Poll,
+		"log-format": &config.LogFormat, "log-level": &config.LogLevel, "cpuprofile": &config.CPUProfile,
+	} {
+		if c.IsSet(name) {
+			*to = c.String(name)
+		}
+	}
+	for name, to := range map[string]*int{
+		"uplink-queues": &config.UplinkQueues, "vm2vm": &config.VM2VM, "mtu": &config.MTU, "rx-retry-num": &config.RxRetryNum,
+		"rx-retry-delay": &config.RxRetryDelay, "vlan-base": &config.VLANBase, "stats": &config.Stats,
+		"max-queue-pairs": &config.MaxQueuePairs, "mac-limit": &config.MACLimit, "address-age": &config.AddressAge,
+	} {
+		if c.IsSet(name) {
+			*to = c.Int(name)
+		}
+	}
+	for name, to := range map[string]*bool{
+		"mergeable": &config.Mergeable, "rx-retry": &config.RxRetry, "vlan-strip": &config.VLANStrip, "tx-csum": &config.TxCsum,
+		"tso": &config.TSO,
+	} {
+		if !c.IsSet(name) {
+			continue
+		}
+		n := c.Int(name)
+		if n != 0 && n != 1 {
+			return &switchd.RangeError{Option: "--" + name, Value: fmt.Sprint(n), Want: "0..1"}
+		}
+		*to = n == 1
+	}
+	if c.IsSet("client") {
+		config.Client = c.Bool("client")
+	}
+	if c.IsSet("promiscuous") {
+		config.Promiscuous = c.Bool("promiscuous")
+	}
+	if c.IsSet("socket-file") {
+		config.SocketFiles = c.StringSlice("socket-file")
+	}
+	return overrideParsed(c, config)
+}
+
+func overrideParsed(c *cli.Context, config *switchd.Config) (err error) {
+	if c.IsSet("cores") {
+		if config.Cores, err = switchd.ParseCores(c.String("cores")); err != nil {
+			return fmt.Errorf("%w: --%w", switchd.ErrUsage, err)
+		}
+	}
+	if c.IsSet("portmask") {
+		if config.PortMask, err = switchd.ParsePortMask(c.String("portmask")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
