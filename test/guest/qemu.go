@@ -114,7 +114,7 @@ func arguments(c Config, m machine) ([]string, error) {
 			"-device", fmt.Sprintf("virtio-9p-pci,fsdev=hostroot,mount_tag=hostroot,addr=%#x", hostRootSlot))
 	}
 	for i, n := range c.NICs {
-		nic, err := nicArguments(i, n, c.Firmware, m.version)
+		nic, err := nicArguments(i, n, c.Firmware, m)
 		if err != nil {
 			return nil, fmt.Errorf("guest %s, NIC %d: %w", c.Name, i, err)
 		}
@@ -134,8 +134,9 @@ func kernelCommandLine(c Config) string {
 	return line
 }
 
-func nicArguments(i int, n NIC, firmware bool, v Version) ([]string, error) {
+func nicArguments(i int, n NIC, firmware bool, m machine) ([]string, error) {
 	var args []string
+	v := m.version
 	netdev := n.Netdev
 	if n.Socket != "" {
 		chardev := fmt.Sprintf("socket,id=chr%d,path=%s", i, comma(n.Socket))
@@ -161,8 +162,16 @@ func nicArguments(i int, n NIC, firmware bool, v Version) ([]string, error) {
 		device += ",romfile="
 	}
 	if n.Queues > 0 {
+		device += ",mq=on"
+	}
+	switch {
+	case n.Socket != "" && m.accel == "tcg" && !v.AtLeast(10, 0):
+		// These versions sometimes take KVM's way to unmask a vector of a vhost-user device, without KVM, and crash.
+		// Without MSI-X the guest uses the PCI interrupt line.
+		device += ",vectors=0"
+	case n.Queues > 0:
 		// One vector a queue, one for configuration changes, one for the control queue.
-		device += fmt.Sprintf(",mq=on,vectors=%d", 2*n.Queues+2)
+		device += fmt.Sprintf(",vectors=%d", 2*n.Queues+2)
 	}
 	device += ",packed=" + onOff(n.Packed) + ",mrg_rxbuf=" + onOff(n.Mergeable)
 	if n.InOrder {
