@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 GO := test/setup/go.sh
 VERSION := $(shell git -c safe.directory='$(CURDIR)' describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+LDFLAGS := -s -w -X vhostkit/switchd.Version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 KEEP_ENV := VHOSTKIT_CACHE,VHOSTKIT_AGENT,VHOSTKIT_KERNEL,VHOSTKIT_MODULES,VHOSTKIT_QEMU,VHOSTKIT_ACCEL,NO_COLOR
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=$(KEEP_ENV))

@@ -1,0 +1,135 @@
+// Command vhostctl shows and changes what a running switchd does.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"vhostkit/switchd"
+	"vhostkit/switchd/control"
+)
+
+// Exit codes.
+const (
+	exitFailure     = 1
+	exitUsage       = 2
+	exitUnreachable = 3
+)
+
+const description = `EXAMPLES
+   Who is connected, and why not:      vhostctl ports
+   One port with all its counters:     vhostctl port show 0
+   Rates, every second:                vhostctl stats --watch 1s
+   A port with a socket of its own:    vhostctl port add vm1
+   For scripts:                        vhostctl ports -o json
+
+EXIT CODES
+   0 done   1 failed   2 wrong command line   3 switchd is not reachable`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	err := newApp().RunContext(ctx, os.Args)
+	if err == nil {
+		return
+	}
+	fmt.Fprintf(os.Stderr, "vhostctl: %v\n", err)
+	var usage *usageError
+	switch {
+	case errors.As(err, &usage):
+		os.Exit(exitUsage)
+	case errors.Is(err, control.ErrUnreachable):
+		os.Exit(exitUnreachable)
+	}
+	os.Exit(exitFailure)
+}
+
+// usageError is an error in the command line.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() + " (vhostctl --help shows the commands)" }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+func newApp() *cli.App {
+	onUsage := func(_ *cli.Context, err error, _ bool) error { return &usageError{err} }
+	app := &cli.App{
+		Name: "vhostctl", Usage: "show and change what switchd does", Description: description, HideVersion: true,
+		EnableBashCompletion: true, ExitErrHandler: func(*cli.Context, error) {}, OnUsageError: onUsage,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "control", Usage: "control socket `PATH` of switchd", EnvVars: []string{"VHOSTKIT_CONTROL"},
+				Value: switchd.DefaultConfig().ControlSocket},
+		},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usagef("unknown command %q", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+		Commands: []*cli.Command{
+			{Name: "ports", Usage: "list the ports", Action: listPorts, Flags: outputFlags()},
+			{Name: "port", Usage: "show, add or remove a port", Action: unknownVerb("port"), Subcommands: []*cli.Command{
+				{Name: "show", Usage: "show one port", ArgsUsage: "NUMBER|NAME", Action: showPort, Flags: outputFlags()},
+				{Name: "add", Usage: "make a port with a socket of its own, also after a restart", ArgsUsage: "NAME", Action: addPort,
+					Flags: outputFlags()},
+				{Name: "remove", Usage: "remove such a port and disconnect its guest", ArgsUsage: "NAME", Action: removePort},
+			}},
+			{Name: "stats", Usage: "show the counters", Action: showStats, Flags: append(outputFlags(),
+				&cli.DurationFlag{Name: "watch", Usage: "again every `INTERVAL`, with rates"})},
+			{Name: "fdb", Usage: "list the learned addresses", Action: showFDB, Flags: outputFlags()},
+			{Name: "version", Usage: "show the versions of vhostctl and switchd", Action: showVersion, Flags: outputFlags()},
+			{Name: "completion", Usage: "print the completion script of a shell", ArgsUsage: "bash|zsh|fish", Action: completion},
+		},
+	}
+	setUsage(app.Commands, onUsage)
+	return app
+}
+
+func setUsage(commands []*cli.Command, f cli.OnUsageErrorFunc) {
+	for _, c := range commands {
+		c.OnUsageError = f
+		setUsage(c.Subcommands, f)
+	}
+}
+
+func unknownVerb(noun string) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if c.Args().Present() {
+			return usagef("unknown command %q", noun+" "+c.Args().First())
+		}
+		return cli.ShowSubcommandHelp(c)
+	}
+}
+
+func outputFlags() []cli.Flag {
+	return []cli.Flag{&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "table or json", Value: "table"}}
+}
+
+func client(c *cli.Context) *control.Client { return control.NewClient(c.String("control")) }
+
+// arguments checks how many there are. Options may also stand behind them: -o json is put back where it belongs.
+func arguments(c *cli.Context, names ...string) ([]string, error) {
+	args := c.Args().Slice()
+	for i := 0; i+1 < len(args); i++ {
+		if args[i] == "-o" || args[i] == "--output" {
+			if err := c.Set("output", args[i+1]); err != nil {
+				return nil, err
+			}
+			args = append(args[:i:i], args[i+2:]...)
+		}
+	}
+	if len(args) != len(names) {
+		return nil, usagef("%s takes %d arguments %v, not %d", c.Command.FullName(), len(names), names, len(args))
+	}
+	if o := c.String("output"); o != "" && o != "table" && o != "json" {
+		return nil, usagef("--output %q: want table or json", o)
+	}
+	return args, nil
+}
