@@ -28,6 +28,7 @@ type Daemon struct {
 	sw      *forward.Switch
 	uplink  uplink.Uplink // nil: none
 	options vhost.Options
+	journal *vhost.Journal // nil: none
 
 	mu        sync.Mutex
 	sockets   map[string]*socket // by path
@@ -94,6 +95,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	serveCtx, stopServing := context.WithCancel(ctx)
 	defer stopServing()
 	d.serveCtx = serveCtx
+	d.openJournal()
 	err := d.serve(serveCtx)
 	if err == nil {
 		select {
@@ -109,7 +111,21 @@ func (d *Daemon) Run(ctx context.Context) error {
 	stopSwitch()
 	result := multierror.Append(nil, err, <-switchDone)
 	d.closeUplink()
+	if d.journal != nil {
+		d.journal.Close()
+	}
 	return result.ErrorOrNil()
+}
+
+// openJournal: without it everything works but the restart under packed rings.
+func (d *Daemon) openJournal() {
+	err := os.MkdirAll(d.config.StateDir, 0o755)
+	if err == nil {
+		d.journal, err = vhost.OpenJournal(filepath.Join(d.config.StateDir, "rings.journal"))
+	}
+	if err != nil {
+		d.log.Warn("guests with packed rings will not survive a restart of the switch (option --state-dir)", "error", err)
+	}
 }
 
 // serve opens the sockets, the persisted ports and the control socket.

@@ -31,7 +31,7 @@ func (d *Daemon) openSocket(path, name string) error {
 		return err
 	}
 	c := user.Config{
-		Path: path, Name: name, Group: d.config.SocketGroup, Mode: mode, Switch: d, Options: d.options, Log: d.log,
+		Path: path, Name: name, Group: d.config.SocketGroup, Mode: mode, Switch: d, Options: d.options, Journal: d.journal, Log: d.log,
 	}
 	ctx, cancel := context.WithCancel(d.serveCtx)
 	s := &socket{path: path, name: name, cancel: cancel, done: make(chan struct{})}

@@ -31,6 +31,7 @@ type Region struct {
 	GuestPhysAddr uint64
 	Size          uint64
 	UserAddr      uint64
+	MmapOffset    uint64
 	Host          Ptr    // where it is mapped here
 	Device, Inode uint64 // the file's identity: stays the same when a front-end connects again with the same memory
 	mapping       *mapping
@@ -137,6 +138,13 @@ func (m *Memory) check(s RegionSpec) error {
 	return nil
 }
 
+// Matches tells whether a description is of this very region.
+func (r *Region) Matches(s RegionSpec) bool {
+	var st unix.Stat_t
+	return r.GuestPhysAddr == s.GuestPhysAddr && r.Size == s.Size && r.UserAddr == s.UserAddr && r.MmapOffset == s.MmapOffset &&
+		unix.Fstat(s.FD, &st) == nil && st.Dev == r.Device && st.Ino == r.Inode
+}
+
 func overlap(a, an, b, bn uint64) bool { return a < b+bn && b < a+an }
 
 // mapRegion maps whole pages of the file around the region. hugetlbfs wants offset and length in its own page size, which fstat(2) reports
@@ -165,7 +173,7 @@ func mapRegion(s RegionSpec) (Region, error) {
 	mp := &mapping{data: data}
 	mp.refs.Store(1)
 	return Region{
-		GuestPhysAddr: s.GuestPhysAddr, Size: s.Size, UserAddr: s.UserAddr,
+		GuestPhysAddr: s.GuestPhysAddr, Size: s.Size, UserAddr: s.UserAddr, MmapOffset: s.MmapOffset,
 		Host:   AddressOf(data) + Ptr(s.MmapOffset-first),
 		Device: st.Dev, Inode: st.Ino, mapping: mp,
 	}, nil

@@ -35,6 +35,16 @@ func (m *Memory) User(addr, size uint64) (Ptr, bool) {
 	return 0, false
 }
 
+// FindUser gives the region that the front-end's address addr lies in, and its offset in the region's file.
+func (m *Memory) FindUser(addr uint64) (Region, uint64, bool) {
+	for _, r := range m.regions {
+		if offset := addr - r.UserAddr; offset < r.Size {
+			return r, r.MmapOffset + offset, true
+		}
+	}
+	return Region{}, 0, false
+}
+
 // Contains tells whether the host address p lies in this memory's mappings: whose fault a fault is.
 func (m *Memory) Contains(p Ptr) bool {
 	for i := range m.regions {

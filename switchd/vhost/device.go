@@ -19,6 +19,7 @@ const MaxMemorySlots = 509
 type Device struct {
 	options  Options
 	port     Port
+	journal  *Journal
 	log      *slog.Logger
 	features virtio.Features // acknowledged
 	acked    bool
@@ -26,22 +27,25 @@ type Device struct {
 	memory   *guestmem.Memory // nil before the first table
 	rings    []ring
 	status   uint8
-	dirty    bool // the set of running rings has to be looked at
+	slots    map[uint64]int // by guest address: how often a region was added
+	dirty    bool           // the set of running rings has to be looked at
 }
 
-// NewDevice makes a device on a port, which it owns from then on.
-func NewDevice(o Options, port Port, log *slog.Logger) *Device {
-	d := &Device{options: o, port: port, log: log}
+// NewDevice makes a device on a port, which it owns from then on. journal may be nil.
+func NewDevice(o Options, port Port, journal *Journal, log *slog.Logger) *Device {
+	d := &Device{options: o, port: port, journal: journal, log: log, slots: map[uint64]int{}}
 	for range 2 * o.MaxQueuePairs {
 		d.rings = append(d.rings, newRing())
 	}
 	return d
 }
 
-// Close stops the device and gives back its port, memory and descriptors.
-func (d *Device) Close() {
+// Close stops the device and gives back its port, memory and descriptors. resume keeps the places of its rings in the journal: the switch
+// stops, the guest does not, and will be back when the switch is.
+func (d *Device) Close(resume bool) {
 	d.port.Close()
 	for i := range d.rings {
+		d.journal.release(d.rings[i].entry, resume)
 		d.rings[i].queue = nil
 		d.rings[i].close()
 	}
@@ -87,11 +91,18 @@ func (d *Device) SetMemTable(specs []guestmem.RegionSpec) error {
 	return nil
 }
 
-// AddRegion adds a region (ADD_MEM_REG). The rings go on untouched on the old table's mappings until the next refresh.
+// AddRegion adds a region (ADD_MEM_REG). QEMU before 8.1 sends each once per queue pair: what is there already is counted, and goes with the
+// last removal.
 func (d *Device) AddRegion(spec guestmem.RegionSpec) error {
 	memory := d.memory
 	if memory == nil {
 		memory = &guestmem.Memory{}
+	}
+	for _, r := range memory.Regions() {
+		if r.Matches(spec) {
+			d.slots[r.GuestPhysAddr]++
+			return nil
+		}
 	}
 	if len(memory.Regions()) >= MaxMemorySlots {
 		return fmt.Errorf("%w: all %d memory slots are in use", ErrRefused, MaxMemorySlots)
@@ -100,6 +111,7 @@ func (d *Device) AddRegion(spec guestmem.RegionSpec) error {
 	if err != nil {
 		return err
 	}
+	d.slots[spec.GuestPhysAddr] = 1
 	d.replaceMemory(next)
 	return nil
 }
@@ -109,10 +121,15 @@ func (d *Device) RemoveRegion(guestPhysAddr, userAddr, size uint64) error {
 	if d.memory == nil {
 		return fmt.Errorf("%w: REM_MEM_REG before any memory", ErrRefused)
 	}
+	if d.slots[guestPhysAddr] > 1 {
+		d.slots[guestPhysAddr]--
+		return nil
+	}
 	next, err := d.memory.Without(guestPhysAddr, userAddr, size)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
 	}
+	delete(d.slots, guestPhysAddr)
 	d.replaceMemory(next)
 	return nil
 }

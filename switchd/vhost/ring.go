@@ -20,9 +20,10 @@ type ring struct {
 	started    bool // SET_VRING_KICK came, GET_VRING_BASE did not since
 	enable     *bool
 	queue      *virtio.Queue // while it runs
+	entry      entry         // in the journal, from the first start until the front-end takes the position back
 }
 
-func newRing() ring { return ring{kick: -1, call: -1, errorFD: -1} }
+func newRing() ring { return ring{kick: -1, call: -1, errorFD: -1, entry: entry{index: -1}} }
 
 func (r *ring) close() {
 	CloseFDs(r.kick, r.call, r.errorFD)
@@ -43,7 +44,7 @@ func (r *ring) complete(features virtio.Features) bool {
 }
 
 // makeQueue translates the ring's addresses.
-func (r *ring) makeQueue(index int, features virtio.Features, memory *guestmem.Memory) (*virtio.Queue, error) {
+func (r *ring) makeQueue(index int, features virtio.Features, memory *guestmem.Memory, journal *Journal) (*virtio.Queue, error) {
 	packed := features.Has(virtio.VIRTIO_F_RING_PACKED)
 	descSize, driverSize, deviceSize := virtio.AreaSizes(r.size, packed)
 	desc, ok1 := memory.User(r.addresses.Desc, descSize)
@@ -53,9 +54,13 @@ func (r *ring) makeQueue(index int, features virtio.Features, memory *guestmem.M
 		return nil, fmt.Errorf("vring %d of %d descriptors at user addresses desc %#x, avail %#x, used %#x is not in the shared memory",
 			index, r.size, r.addresses.Desc, r.addresses.Avail, r.addresses.Used)
 	}
+	resume := uint64(0)
+	if region, offset, ok := memory.FindUser(r.addresses.Desc); ok && packed && r.entry.index < 0 {
+		r.entry, resume = journal.claim(region, offset, r.size)
+	}
 	q, err := virtio.NewQueue(virtio.Config{
 		Size: r.size, Features: features, Receive: index%2 == 0, Desc: desc, Driver: driver, Device: device,
-		Memory: memory, State: r.state, Kick: r.kick, Call: r.call,
+		Memory: memory, State: r.state, Journal: r.entry.at, Resume: resume, Kick: r.kick, Call: r.call,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("vring %d: %w", index, err)

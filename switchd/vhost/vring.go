@@ -41,6 +41,9 @@ func (d *Device) SetVringNum(index, size uint32) error {
 // SetVringAddr sets where the ring lies.
 func (d *Device) SetVringAddr(index uint32, a RingAddresses) error {
 	return d.change(index, func(r *ring) error {
+		if r.addresses == nil || *r.addresses != a {
+			d.forgetPlace(r)
+		}
 		r.addresses = &a
 		return nil
 	})
@@ -67,6 +70,7 @@ func (d *Device) VringBase(index uint32) (uint32, error) {
 	}
 	d.stop(r)
 	r.started = false
+	d.forgetPlace(r)
 	base := uint32(r.state.Avail)
 	if d.features.Has(virtio.VIRTIO_F_RING_PACKED) {
 		if r.state.AvailWrap {
@@ -141,6 +145,12 @@ func (d *Device) SetVringEnable(index uint32, enable bool) error {
 	return nil
 }
 
+// forgetPlace: the front-end knows where the ring stands, or does not want it any more.
+func (d *Device) forgetPlace(r *ring) {
+	d.journal.release(r.entry, false)
+	r.entry = entry{index: -1}
+}
+
 // SignalErrors wakes who listens for errors of the rings, after the data plane has stopped the device.
 func (d *Device) SignalErrors() {
 	for _, r := range d.rings {
@@ -203,7 +213,7 @@ func (d *Device) Refresh() error {
 		complete := d.acked && d.memory != nil && r.complete(d.features)
 		switch {
 		case complete && r.queue == nil:
-			q, err := r.makeQueue(i, d.features, d.memory)
+			q, err := r.makeQueue(i, d.features, d.memory, d.journal)
 			if err != nil {
 				return err
 			}

@@ -72,8 +72,12 @@ func (q *Queue) callWantedPacked() bool {
 // Start readies a queue that was just set up: it asks the driver not to kick, and takes the position of a split ring from the ring itself.
 // After a crash of the back-end the front-end's idea of the position (vhost-user SET_VRING_BASE) may be old, while used.idx says what was
 // returned; as buffers are returned in order and none is held back, that is where to go on.
+//
+// A packed ring does not tell; there the journal does, if it fits what the ring shows.
 func (q *Queue) Start() {
-	if !q.packed {
+	if q.packed {
+		q.resumePacked()
+	} else {
 		q.used = uint16(q.device.LoadAcquireU32() >> 16)
 		q.avail, q.callIndex = q.used, q.used
 	}

@@ -138,6 +138,7 @@ func (q *Queue) walkPackedTable(b *Burst, c *Chain, addr uint64, size uint32) er
 // completePacked writes a used descriptor into the first slot of each chain (2.8.6). Each is one 8-byte store of {len, id, flags}, in ring
 // order, so a driver that sees one sees all before it.
 func (q *Queue) completePacked(b *Burst, n int) {
+	head, headWrap := q.used, q.usedWrap
 	for i := range b.Chains[:n] {
 		c := &b.Chains[i]
 		flags := uint64(q.write)
@@ -147,9 +148,13 @@ func (q *Queue) completePacked(b *Burst, n int) {
 		if q.usedWrap {
 			flags |= packedAvail | packedUsed
 		}
-		(q.desc + guestmem.Ptr(q.used)*descSize + 8).StoreReleaseU64(uint64(c.Written) | uint64(c.ID)<<32 | flags<<48)
+		head, headWrap = q.used, q.usedWrap
+		(q.desc + guestmem.Ptr(head)*descSize + 8).StoreReleaseU64(uint64(c.Written) | uint64(c.ID)<<32 | flags<<48)
 		q.used, q.usedWrap = q.after(q.used, q.usedWrap, c.count)
 		q.avail, q.availWrap = q.after(q.avail, q.availWrap, c.count)
 		q.returned += uint32(c.count)
+	}
+	if q.journal != 0 {
+		q.writeJournal(head, headWrap, b.Chains[n-1].ID)
 	}
 }

@@ -31,8 +31,11 @@ type Config struct {
 	Device   guestmem.Ptr // split: used ring; packed: device event suppression
 	Memory   *guestmem.Memory
 	State    State
-	Kick     int // eventfd that the driver writes; -1: the driver is polled
-	Call     int // eventfd that wakes the driver; -1: none wanted
+	// Journal, if not 0, is where a packed ring's position is stored with every Complete; Resume is what an earlier process left there.
+	Journal guestmem.Ptr
+	Resume  uint64
+	Kick    int // eventfd that the driver writes; -1: the driver is polled
+	Call    int // eventfd that wakes the driver; -1: none wanted
 }
 
 // AreaSizes gives the length in bytes of the descriptor, driver and device areas of a ring (virtio 1.2, 2.7 and 2.8; both event fields
@@ -87,6 +90,8 @@ type Queue struct {
 	callWrap  bool
 	kick      int
 	call      int
+	journal   guestmem.Ptr
+	resume    uint64
 	features  Features
 }
 
@@ -104,6 +109,7 @@ func NewQueue(c Config) (*Queue, error) {
 		avail:    c.State.Avail, availWrap: c.State.AvailWrap, used: c.State.Avail, usedWrap: c.State.AvailWrap,
 		noKick: true,
 		kick:   c.Kick, call: c.Call, features: c.Features,
+		journal: c.Journal, resume: c.Resume,
 	}
 	if c.Receive {
 		q.write = descWrite

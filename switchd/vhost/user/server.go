@@ -22,6 +22,7 @@ type Config struct {
 	Mode    os.FileMode // of the socket file; 0: 0660
 	Switch  vhost.Switch
 	Options vhost.Options
+	Journal *vhost.Journal // may be nil
 	Log     *slog.Logger
 }
 

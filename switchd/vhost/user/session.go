@@ -44,7 +44,7 @@ func serve(ctx context.Context, socket *net.UnixConn, c Config) {
 	}
 	log = log.With("port", port.ID())
 	log.Info("device connected")
-	s := &session{conn: conn{socket: socket}, device: vhost.NewDevice(c.Options, port, log), backendReq: -1, log: log}
+	s := &session{conn: conn{socket: socket}, device: vhost.NewDevice(c.Options, port, c.Journal, log), backendReq: -1, log: log}
 	stop := context.AfterFunc(ctx, func() { socket.Close() })
 	err = s.run()
 	stop()
@@ -52,7 +52,8 @@ func serve(ctx context.Context, socket *net.UnixConn, c Config) {
 		err = *reason
 		s.device.SignalErrors()
 	}
-	s.close()
+	s.device.Close(ctx.Err() != nil)
+	vhost.CloseFDs(s.backendReq)
 	switch {
 	case err == nil, errors.Is(err, io.EOF), ctx.Err() != nil:
 		log.Info("device disconnected")
@@ -61,11 +62,6 @@ func serve(ctx context.Context, socket *net.UnixConn, c Config) {
 	default:
 		log.Error("device stopped", "error", err)
 	}
-}
-
-func (s *session) close() {
-	s.device.Close()
-	vhost.CloseFDs(s.backendReq)
 }
 
 // run handles messages. io.EOF is the orderly end.
