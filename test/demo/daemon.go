@@ -36,8 +36,10 @@ func startDaemon(ctx context.Context, dir, program string) (*daemon, error) {
 		ended:   make(chan struct{}),
 	}
 	d.cmd = exec.Command(program, "--socket-file", d.socket, "--uplink", "tap:"+tapName, "--vm2vm", "1",
-		"--stats", "0", "--control", d.control)
+		"--stats", "0", "--control", d.control, "--state-dir", filepath.Join(dir, "state"))
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	// A child of its that keeps its output open must not hold the demo.
+	d.cmd.WaitDelay = 2 * time.Second
 	r, w := io.Pipe()
 	d.cmd.Stdout, d.cmd.Stderr = w, w
 	if err := d.cmd.Start(); err != nil {
@@ -162,7 +164,7 @@ func (d *daemon) stop(ctx context.Context) error {
 	select {
 	case <-d.ended:
 	case <-ctx.Done():
-		_ = d.cmd.Process.Kill()
+		_ = syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL)
 		<-d.ended
 		return fmt.Errorf("switchd did not end within the time: %w", ctx.Err())
 	}
