@@ -51,7 +51,7 @@ func inside(ctx context.Context, o options, out *report) (err error) {
 	}()
 	for _, act := range []func(context.Context) error{s.memory, s.startSwitch, s.boot, s.ping, s.bulk, s.uplink, s.tables} {
 		if err := act(ctx); err != nil {
-			if s.sw != nil {
+			if s.sw != nil && !stopped(ctx) {
 				out.block("the last lines of switchd", s.sw.tail(20))
 			}
 			return err

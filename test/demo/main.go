@@ -44,16 +44,17 @@ func main() {
 	out := newReport(os.Stdout)
 	if err := run(ctx, o, out); err != nil {
 		switch {
-		case errors.Is(err, errInside): // it has said what was wrong
-		case errors.Is(context.Cause(ctx), context.Canceled):
-			if os.Getenv(insideVariable) == "" {
-				out.stopped()
-			}
+		case os.Getenv(insideVariable) != "" && ctx.Err() != nil: // the outer process says so
+		case stopped(ctx):
+			out.stopped()
 		case ctx.Err() != nil:
-			out.failed(errors.Join(context.Cause(ctx), err))
-		default:
+			out.failed(context.Cause(ctx))
+		case !errors.Is(err, errInside): // the inner process has said what was wrong
 			out.failed(err)
 		}
 		os.Exit(1)
 	}
 }
+
+// stopped reports whether the user has ended the demo.
+func stopped(ctx context.Context) bool { return errors.Is(context.Cause(ctx), context.Canceled) }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -34,7 +36,9 @@ func (r *report) step(what string, do func() (string, error)) error {
 	result, err := do()
 	took := fmt.Sprintf("%5.1f s", time.Since(start).Seconds())
 	mark := r.paint("32", "ok  ")
-	if err != nil {
+	if errors.Is(err, context.Canceled) {
+		mark, result = r.paint("33", "stop"), ""
+	} else if err != nil {
 		mark, result = r.paint("31", "FAIL"), ""
 	}
 	line := fmt.Sprintf("%s  %s  %s", mark, r.paint("2", took), what)
