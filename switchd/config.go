@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -57,7 +58,8 @@ type Config struct {
 	CPUProfile string `toml:"-"`
 	CheckOnly  bool   `toml:"-"` // --check-config
 
-	Notices []string `toml:"-"` // one log line each, written at the start
+	Notices  []string `toml:"-"` // one log line each, written at the start
+	Warnings []string `toml:"-"` // the same, as warnings
 }
 
 // DefaultConfig is what holds where neither file nor command line says otherwise.
@@ -89,11 +91,45 @@ func (c *Config) LoadFile(path string) error {
 	if err != nil {
 		return fmt.Errorf("configuration file %s: %w", path, err)
 	}
-	var unknown *multierror.Error
+	unknown := &multierror.Error{ErrorFormat: formatErrors}
 	for _, key := range meta.Undecoded() {
-		unknown = multierror.Append(unknown, fmt.Errorf("configuration file %s: unknown key %q; the keys are the long options' names", path, key))
+		unknown = multierror.Append(unknown, fmt.Errorf("configuration file %s:%s unknown key %q; the keys are the long options' names",
+			path, keyLine(path, key), key))
 	}
 	return unknown.ErrorOrNil()
+}
+
+// keyLine finds the line of a key, as "7:", because the decoder does not tell. It is empty where the file writes the key in another way.
+func keyLine(path string, key toml.Key) string {
+	data, err := os.ReadFile(path)
+	if err != nil || len(key) == 0 {
+		return ""
+	}
+	last := key[len(key)-1]
+	for i, line := range strings.Split(string(data), "\n") {
+		name, _, isPair := strings.Cut(line, "=")
+		name = strings.TrimSpace(name)
+		if !isPair {
+			name = strings.Trim(name, "[] \t")
+		}
+		if strings.Trim(name, `"'`) == last {
+			return strconv.Itoa(i+1) + ":"
+		}
+	}
+	return ""
+}
+
+// formatErrors puts one error on the line, and several on lines of their own.
+func formatErrors(list []error) string {
+	if len(list) == 1 {
+		return list[0].Error()
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d settings are wrong:", len(list))
+	for _, err := range list {
+		fmt.Fprintf(&b, "\n  %v", err)
+	}
+	return b.String()
 }
 
 // RangeError says that an option's value is not possible.
@@ -103,9 +139,36 @@ type RangeError struct {
 
 func (e *RangeError) Error() string { return fmt.Sprintf("%s %s: want %s", e.Option, e.Value, e.Want) }
 
-func intRange(option string, value, low, high int) error {
-	if value < low || value > high {
-		return &RangeError{option, strconv.Itoa(value), fmt.Sprintf("%d..%d", low, high)}
+// ranges are the bounds of the numbers that can be set, by option.
+var ranges = map[string][2]int{
+	"vm2vm": {0, 2}, "stats": {0, math.MaxInt32}, "rx-retry-num": {0, math.MaxInt32}, "rx-retry-delay": {0, math.MaxInt32},
+	"vlan-base": {1, 4094}, "mtu": {68, 9700}, "max-queue-pairs": {1, 128}, "mac-limit": {1, 16384},
+	"address-age": {0, math.MaxInt32}, "uplink-queues": {0, 64},
+	"rx-retry": {0, 1}, "mergeable": {0, 1}, "vlan-strip": {0, 1}, "tx-csum": {0, 1}, "tso": {0, 1},
+}
+
+// Range tells the smallest and the largest value of a long option (without dashes) that takes a number; ok is false for any other option.
+func Range(option string) (low, high int, ok bool) {
+	r, ok := ranges[option]
+	return r[0], r[1], ok
+}
+
+func intRange(option string, value int) error {
+	if low, high, _ := Range(option); value < low || value > high {
+		return &RangeError{"--" + option, strconv.Itoa(value), fmt.Sprintf("%d..%d", low, high)}
+	}
+	return nil
+}
+
+// Longest paths in bytes: sun_path holds 107 and a NUL. A socket that is made here is bound under a longer name first, then renamed.
+const (
+	maxSocketPath = 107
+	maxListenPath = maxSocketPath - len(".") - len(".4194304")
+)
+
+func socketPath(option, path string, longest int) error {
+	if path == "" || len(path) > longest || strings.ContainsRune(path, 0) {
+		return &RangeError{option, strconv.Quote(path), fmt.Sprintf("a path of 1..%d bytes", longest)}
 	}
 	return nil
 }
@@ -121,22 +184,22 @@ func oneOf(option, value string, choices ...string) error {
 
 // Validate checks all values and reports every one that is wrong.
 func (c *Config) Validate() error {
-	var all *multierror.Error
+	all := &multierror.Error{ErrorFormat: formatErrors}
 	for _, err := range []error{
-		intRange("--vm2vm", c.VM2VM, 0, 2),
-		intRange("--stats", c.Stats, 0, math.MaxInt32),
-		intRange("--rx-retry-num", c.RxRetryNum, 0, math.MaxInt32),
-		intRange("--rx-retry-delay", c.RxRetryDelay, 0, math.MaxInt32),
-		intRange("--vlan-base", c.VLANBase, 1, 4094),
-		intRange("--mtu", c.MTU, 68, 9700),
-		intRange("--max-queue-pairs", c.MaxQueuePairs, 1, 128),
-		intRange("--mac-limit", c.MACLimit, 1, 16384),
-		intRange("--address-age", c.AddressAge, 0, math.MaxInt32),
-		intRange("--uplink-queues", c.UplinkQueues, 0, 64),
+		intRange("vm2vm", c.VM2VM),
+		intRange("stats", c.Stats),
+		intRange("rx-retry-num", c.RxRetryNum),
+		intRange("rx-retry-delay", c.RxRetryDelay),
+		intRange("vlan-base", c.VLANBase),
+		intRange("mtu", c.MTU),
+		intRange("max-queue-pairs", c.MaxQueuePairs),
+		intRange("mac-limit", c.MACLimit),
+		intRange("address-age", c.AddressAge),
+		intRange("uplink-queues", c.UplinkQueues),
 		oneOf("--poll", c.Poll, "adaptive", "busy"),
 		oneOf("--log-format", c.LogFormat, "text", "json"),
 		oneOf("--log-level", c.LogLevel, "debug", "info", "warn", "error"),
-		c.checkUplink(), c.checkMode(), c.checkCores(),
+		c.checkUplink(), c.checkMode(), c.checkCores(), c.checkSockets(), socketPath("--control", c.ControlSocket, maxListenPath),
 	} {
 		if err != nil {
 			all = multierror.Append(all, err)
@@ -151,6 +214,25 @@ func (c *Config) checkUplink() error {
 		return nil
 	}
 	return &RangeError{"--uplink", strconv.Quote(c.Uplink), "none, tap, or tap:NAME with a name of at most 15 characters"}
+}
+
+func (c *Config) checkSockets() error {
+	longest := maxListenPath
+	if c.Client {
+		longest = maxSocketPath
+	}
+	seen := map[string]bool{}
+	for _, path := range c.SocketFiles {
+		if err := socketPath("--socket-file", path, longest); err != nil {
+			return err
+		}
+		if clean := filepath.Clean(path); !seen[clean] {
+			seen[clean] = true
+			continue
+		}
+		return &RangeError{"--socket-file", strconv.Quote(path), "each path once"}
+	}
+	return nil
 }
 
 func (c *Config) checkMode() error {
@@ -169,15 +251,20 @@ func (c *Config) checkCores() error {
 	if len(c.Cores) == 0 || len(c.Cores) > 64 {
 		return &RangeError{"--cores", fmt.Sprint(c.Cores), "1 to 64 cores"}
 	}
+	seen := map[int]bool{}
 	for _, core := range c.Cores {
 		if core < -1 || core >= 1024 {
 			return &RangeError{"--cores", strconv.Itoa(core), "0..1023"}
 		}
+		if core >= 0 && seen[core] {
+			return &RangeError{"--cores", strconv.Itoa(core), "each core once"}
+		}
+		seen[core] = true
 	}
 	return nil
 }
 
-// ParseCores reads a list such as "1-3,5".
+// ParseCores reads a list such as "1-3,5". The answer is in ascending order, each core once.
 func ParseCores(s string) ([]int, error) {
 	bad := &RangeError{"cores", strconv.Quote(s), "a list such as 1-3,5 of cores 0..1023"}
 	var cores []int
@@ -200,15 +287,17 @@ func ParseCores(s string) ([]int, error) {
 			cores = append(cores, core)
 		}
 	}
-	return cores, nil
+	slices.Sort(cores)
+	return slices.Compact(cores), nil
 }
 
-// KeepPresentCores drops the cores that this machine does not have, or that the process may not use, and says so in a notice.
+// KeepPresentCores drops the cores that this machine does not have, or that the process may not use, and says so in a
+// warning. Values that no machine has are left for Validate.
 func (c *Config) KeepPresentCores() error {
 	allowed := allowedCores()
 	var keep, gone []int
 	for _, core := range c.Cores {
-		if core < 0 || allowed[core] {
+		if core < 0 || core > 1023 || allowed[core] {
 			keep = append(keep, core)
 		} else {
 			gone = append(gone, core)
@@ -224,6 +313,6 @@ func (c *Config) KeepPresentCores() error {
 		return fmt.Errorf("none of the cores %v can be used: this machine has %d, and this process may use %v", gone, runtime.NumCPU(), keys(allowed))
 	}
 	c.Cores = keep
-	c.Notices = append(c.Notices, fmt.Sprintf("cores %v are not there or not allowed; workers run on %v", gone, keep))
+	c.Warnings = append(c.Warnings, fmt.Sprintf("cores %v are not there or not allowed; workers run on %v", gone, keep))
 	return nil
 }

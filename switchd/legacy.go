@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -18,12 +20,15 @@ func IsLegacy(args []string) bool {
 		if a == "--" {
 			return true
 		}
-		if o, ok := ealOptions[optionName(a)]; ok && o.telling {
+		if o, ok := ealOptions[optionName(a)]; ok && o.telling || attachedShort.MatchString(a) {
 			return true
 		}
 	}
 	return false
 }
+
+// attachedShort is -c, -l or -n with its value in the same argument. Long options written with one dash do not look like this.
+var attachedShort = regexp.MustCompile(`^-(c(0[xX])?[0-9a-fA-F]+|[ln][0-9][0-9,-]*)$`)
 
 func optionName(arg string) string {
 	name, _, _ := strings.Cut(arg, "=")
@@ -55,7 +60,9 @@ var ealOptions = map[string]option{
 	"--vdev": {}, "-d": {}, "--iova-mode": {}, "--base-virtaddr": {}, "--socket-limit": {}, "--syslog": {}, "--log-level": {},
 	"--no-pci": {flag: true}, "--no-huge": {flag: true}, "--no-hpet": {flag: true}, "--no-shconf": {flag: true}, "--in-memory": {flag: true},
 	"--no-telemetry": {flag: true}, "--huge-unlink": {flag: true}, "--legacy-mem": {flag: true}, "--single-file-segments": {flag: true},
-	"--match-allocations": {flag: true}, "-v": {flag: true},
+	"--match-allocations": {flag: true}, "-v": {flag: true}, "-s": {}, "-S": {}, "--pci-whitelist": {}, "--pci-blacklist": {},
+	"--vfio-intr": {}, "--mbuf-pool-ops-name": {}, "--create-uio-dev": {flag: true}, "--vmware-tsc-map": {flag: true},
+	"--xen-dom0": {flag: true},
 }
 
 // appOptions come after "--".
@@ -64,18 +71,12 @@ var appOptions = map[string]option{
 	"-P":       {flag: true, apply: func(l *legacy, _ string) error { l.config.Promiscuous = true; return nil }},
 	"--client": {flag: true, apply: func(l *legacy, _ string) error { l.config.Client = true; return nil }},
 	"--dev-basename": {apply: func(l *legacy, v string) error {
-		if v == "" || len(v) > 100 {
-			return &RangeError{"--dev-basename", strconv.Quote(v), "a name of 1..100 characters"}
-		}
 		l.basename = v
-		return nil
+		return socketPath("--dev-basename", v, maxListenPath)
 	}},
 	"--socket-file": {apply: func(l *legacy, v string) error {
-		if v == "" || len(v) > 107 {
-			return &RangeError{"--socket-file", strconv.Quote(v), "a path of 1..107 characters"}
-		}
 		l.config.SocketFiles = append(l.config.SocketFiles, v)
-		return nil
+		return socketPath("--socket-file", v, maxSocketPath) // shorter where it is made here: Validate
 	}},
 	"--vm2vm":          {apply: integer("--vm2vm", 2, func(c *Config, n int) { c.VM2VM = n })},
 	"--stats":          {apply: integer("--stats", math.MaxInt32, func(c *Config, n int) { c.Stats = n })},
@@ -101,10 +102,15 @@ func integer(name string, high int, set func(*Config, int)) func(*legacy, string
 	}
 }
 
+// defaultBasename is the socket of the old switch where nothing else is said, in the current directory.
+const defaultBasename = "vhost-net"
+
 // ParseLegacy reads a command line of DPDK's vhost sample (without the program's name) over the given defaults. Options that have no
 // meaning here are accepted and leave a notice.
 func ParseLegacy(args []string, defaults Config) (Config, error) {
-	l := &legacy{config: defaults, basename: "vhost-net"}
+	l := &legacy{config: defaults}
+	l.config.SocketFiles = nil // the old command line says which socket, not the file
+	l.config.Notices = slices.Clone(defaults.Notices)
 	l.config.MainCore = -1
 	eal, app := args, []string(nil)
 	for i, a := range args {
@@ -119,10 +125,15 @@ func ParseLegacy(args []string, defaults Config) (Config, error) {
 	if err := l.parse(app, appOptions, "after --"); err != nil {
 		return Config{}, err
 	}
-	if len(l.config.SocketFiles) == 0 {
-		l.config.SocketFiles = []string{l.basename}
+	switch {
+	case l.basename != "":
+		l.config.SocketFiles = append([]string{l.basename}, l.config.SocketFiles...)
+	case len(l.config.SocketFiles) == 0:
+		l.config.SocketFiles = []string{defaultBasename}
 	}
-	l.assignCores()
+	if err := l.assignCores(); err != nil {
+		return Config{}, fmt.Errorf("%w: %w", ErrUsage, err)
+	}
 	return l.config, nil
 }
 
@@ -148,7 +159,7 @@ func (l *legacy) parse(args []string, options map[string]option, where string) e
 			value = args[i]
 		}
 		if o.apply == nil {
-			l.config.Notices = append(l.config.Notices, fmt.Sprintf("option %s has no meaning here and is ignored", name))
+			l.notice(fmt.Sprintf("option %s has no meaning here and is ignored", name))
 			continue
 		}
 		if err := o.apply(l, value); err != nil {
@@ -158,16 +169,37 @@ func (l *legacy) parse(args []string, options map[string]option, where string) e
 	return nil
 }
 
-// coreMask reads -c: hexadecimal, with or without 0x.
-func (l *legacy) coreMask(v string) error {
-	digits := strings.TrimPrefix(strings.TrimPrefix(v, "0x"), "0X")
-	mask, err := strconv.ParseUint(digits, 16, 64)
-	if err != nil || mask == 0 {
-		return &RangeError{"-c", strconv.Quote(v), "a hexadecimal mask 1..ffffffffffffffff"}
+// notice notes a log line, once.
+func (l *legacy) notice(line string) {
+	if !slices.Contains(l.config.Notices, line) {
+		l.config.Notices = append(l.config.Notices, line)
 	}
+}
+
+// hexDigits takes the prefix 0x away, if there is one.
+func hexDigits(v string) string {
+	if len(v) > 1 && v[0] == '0' && (v[1] == 'x' || v[1] == 'X') {
+		return v[2:]
+	}
+	return v
+}
+
+// coreMask reads -c: hexadecimal, with or without 0x, for up to 1024 cores.
+func (l *legacy) coreMask(v string) error {
+	digits := hexDigits(v)
 	l.cores = nil
-	for ; mask != 0; mask &= mask - 1 {
-		l.cores = append(l.cores, bits.TrailingZeros64(mask))
+	for i := range len(digits) {
+		n, err := strconv.ParseUint(digits[len(digits)-1-i:len(digits)-i], 16, 4)
+		if err != nil || len(digits) > 256 {
+			l.cores = nil
+			break
+		}
+		for ; n != 0; n &= n - 1 {
+			l.cores = append(l.cores, 4*i+bits.TrailingZeros64(n))
+		}
+	}
+	if len(l.cores) == 0 {
+		return &RangeError{"-c", strconv.Quote(v), "a hexadecimal mask of 1 to 256 digits with at least one bit set, such as f"}
 	}
 	return nil
 }
@@ -194,7 +226,7 @@ func (l *legacy) channels(v string) error {
 	if n, err := strconv.Atoi(v); err != nil || n < 1 || n > 32 {
 		return &RangeError{"-n", strconv.Quote(v), "1..32"}
 	}
-	l.config.Notices = append(l.config.Notices, "option -n (memory channels) has no meaning here and is ignored")
+	l.notice("option -n (memory channels) has no meaning here and is ignored")
 	return nil
 }
 
@@ -205,7 +237,7 @@ func (l *legacy) socketMem(v string) error {
 			return &RangeError{"--socket-mem", strconv.Quote(v), "megabytes per node, such as 1024 or 1024,0"}
 		}
 	}
-	l.config.Notices = append(l.config.Notices, "option --socket-mem has no meaning here and is ignored: frames go from guest to guest without buffers of the switch's own")
+	l.notice("option --socket-mem has no meaning here and is ignored: frames go from guest to guest without buffers of the switch's own")
 	return nil
 }
 
@@ -213,7 +245,7 @@ func (l *legacy) hugeDir(v string) error {
 	if v == "" {
 		return &RangeError{"--huge-dir", `""`, "a directory"}
 	}
-	l.config.Notices = append(l.config.Notices, "option --huge-dir has no meaning here and is ignored: the guests' memory comes with their connection")
+	l.notice("option --huge-dir has no meaning here and is ignored: the guests' memory comes with their connection")
 	return nil
 }
 
@@ -224,20 +256,26 @@ func (l *legacy) portMask(v string) (err error) {
 
 // ParsePortMask reads -p: hexadecimal, the whole string, exactly one port.
 func ParsePortMask(v string) (uint64, error) {
-	digits := strings.TrimPrefix(strings.TrimPrefix(v, "0x"), "0X")
-	mask, err := strconv.ParseUint(digits, 16, 32)
+	mask, err := strconv.ParseUint(hexDigits(v), 16, 32)
 	if err != nil || bits.OnesCount64(mask) != 1 {
 		return 0, &RangeError{"-p", strconv.Quote(v), "a hexadecimal mask with exactly one bit set, such as 0x1"}
 	}
 	return mask, nil
 }
 
-// assignCores: the main core is the first one (or --main-lcore), all others run workers; a single core does both.
-func (l *legacy) assignCores() {
+// assignCores: the main core is the lowest one (or --main-lcore), all others run workers; a single core does both.
+func (l *legacy) assignCores() error {
+	main := l.config.MainCore
 	if len(l.cores) == 0 {
-		return
+		if main >= 0 {
+			l.config.Cores = []int{main}
+		}
+		return nil
 	}
-	if l.config.MainCore < 0 {
+	if main >= 0 && !slices.Contains(l.cores, main) {
+		return &RangeError{"--main-lcore", strconv.Itoa(main), fmt.Sprintf("one of the cores %v", l.cores)}
+	}
+	if main < 0 {
 		l.config.MainCore = l.cores[0]
 	}
 	var workers []int
@@ -250,4 +288,5 @@ func (l *legacy) assignCores() {
 		workers = []int{l.config.MainCore}
 	}
 	l.config.Cores = workers
+	return nil
 }

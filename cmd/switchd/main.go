@@ -28,10 +28,10 @@ func run(args []string) int {
 		return 0
 	}
 	if err == nil {
-		err = config.Validate()
+		err = config.KeepPresentCores()
 	}
 	if err == nil {
-		err = config.KeepPresentCores()
+		err = config.Validate()
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "switchd: %v\nswitchd --help shows the options.\n", err)
@@ -55,7 +55,6 @@ func parse(args []string) (config switchd.Config, done bool, err error) {
 		if err := loadDefaultFile(&defaults); err != nil {
 			return config, false, err
 		}
-		defaults.SocketFiles = nil
 		config, err = switchd.ParseLegacy(args, defaults)
 		return config, false, err
 	}
@@ -74,6 +73,9 @@ func serve(config switchd.Config) error {
 	log := newLogger(config)
 	for _, notice := range config.Notices {
 		log.Info(notice)
+	}
+	for _, warning := range config.Warnings {
+		log.Warn(warning)
 	}
 	if config.CPUProfile != "" {
 		f, err := os.Create(config.CPUProfile)

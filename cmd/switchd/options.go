@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -32,7 +34,7 @@ func parseOptions(args []string) (config switchd.Config, done bool, err error) {
 	app := &cli.App{
 		Name: "switchd", Usage: "a switch for virtual machines, over vhost-user", Description: description, Version: switchd.Version,
 		HideHelpCommand: true, Flags: flags(defaults), ExitErrHandler: func(*cli.Context, error) {},
-		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return fmt.Errorf("%w: %w", switchd.ErrUsage, err) },
+		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError(err) },
 		Action: func(c *cli.Context) error {
 			done = false
 			config, err = fromFlags(c, defaults)
@@ -44,6 +46,34 @@ func parseOptions(args []string) (config switchd.Config, done bool, err error) {
 		return config, false, err
 	}
 	return config, done, nil
+}
+
+// usageError writes options the way users do, with two dashes.
+func usageError(err error) error {
+	text := strings.NewReplacer("flag provided but not defined: -", "unknown option --", "for flag -", "for --",
+		"flag needs an argument: -", "no value for --").Replace(err.Error())
+	return fmt.Errorf("%w: %s", switchd.ErrUsage, text)
+}
+
+// bounded is the value of an option that takes a number.
+type bounded struct{ value, low, high int }
+
+// Set reads the option's value.
+func (b *bounded) Set(s string) error {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < b.low || n > b.high {
+		return fmt.Errorf("want %d..%d", b.low, b.high)
+	}
+	b.value = n
+	return nil
+}
+
+func (b *bounded) String() string { return strconv.Itoa(b.value) }
+
+// number makes an option whose bounds are those of the configuration.
+func number(name, usage string, value int) cli.Flag {
+	low, high, _ := switchd.Range(name)
+	return &cli.GenericFlag{Name: name, Usage: usage, Value: &bounded{value, low, high}}
 }
 
 func flags(d switchd.Config) []cli.Flag {
@@ -58,26 +88,26 @@ func flags(d switchd.Config) []cli.Flag {
 		&cli.StringFlag{Name: "state-dir", Usage: "`DIR` where named ports are remembered", Value: d.StateDir},
 		&cli.StringFlag{Name: "control", Usage: "control socket `PATH` for vhostctl", Value: d.ControlSocket},
 		&cli.StringFlag{Name: "uplink", Usage: "the way out: none, tap or tap:`NAME`", Value: d.Uplink},
-		&cli.IntFlag{Name: "uplink-queues", Usage: "queue pairs of the uplink (default: one per worker)"},
+		number("uplink-queues", "queue pairs of the uplink; 0: one per worker", 0),
 		&cli.StringFlag{Name: "cores", Usage: "one worker on each core of this `LIST`, such as 2-3,5 (default: one worker, not pinned)"},
 		&cli.StringFlag{Name: "poll", Usage: "adaptive: sleep when there is nothing to do; busy: never", Value: d.Poll},
-		&cli.IntFlag{Name: "vm2vm", Usage: "frames between guests: 0 by the uplink, 1 in the switch, 2 by the NIC's own switch", Value: d.VM2VM},
-		&cli.IntFlag{Name: "mergeable", Usage: "1: mergeable receive buffers and frames of up to 9728 bytes", Value: 0},
-		&cli.IntFlag{Name: "mtu", Usage: "of the uplink, in `BYTES`", Value: d.MTU},
-		&cli.IntFlag{Name: "rx-retry", Usage: "1: wait for a guest whose receive ring is full", Value: 1},
-		&cli.IntFlag{Name: "rx-retry-num", Usage: "how often", Value: d.RxRetryNum},
-		&cli.IntFlag{Name: "rx-retry-delay", Usage: "how long each time, in microseconds", Value: d.RxRetryDelay},
-		&cli.IntFlag{Name: "vlan-strip", Usage: "1: take the tag off frames from the uplink", Value: 1},
-		&cli.IntFlag{Name: "vlan-base", Usage: "port N is VLAN base+N on the uplink", Value: d.VLANBase},
-		&cli.IntFlag{Name: "tx-csum", Usage: "1: offer checksum offload", Value: 0},
-		&cli.IntFlag{Name: "tso", Usage: "1: offer TCP segmentation offload", Value: 0},
+		number("vm2vm", "frames between guests: 0 by the uplink, 1 in the switch, 2 by the NIC's own switch", d.VM2VM),
+		number("mergeable", "1: mergeable receive buffers and frames of up to 9728 bytes", 0),
+		number("mtu", "of the uplink, in `BYTES`", d.MTU),
+		number("rx-retry", "1: wait for a guest whose receive ring is full", 1),
+		number("rx-retry-num", "how often", d.RxRetryNum),
+		number("rx-retry-delay", "how long each time, in microseconds", d.RxRetryDelay),
+		number("vlan-strip", "1: take the tag off frames from the uplink", 1),
+		number("vlan-base", "port N is VLAN base+N on the uplink", d.VLANBase),
+		number("tx-csum", "1: offer checksum offload", 0),
+		number("tso", "1: offer TCP segmentation offload", 0),
 		&cli.BoolFlag{Name: "promiscuous", Aliases: []string{"P"}, Usage: "unicast frames of a port's VLAN reach it whatever their address"},
 		&cli.StringFlag{Name: "portmask", Aliases: []string{"p"}, Usage: "hexadecimal `MASK` of the 82599 to use"},
-		&cli.IntFlag{Name: "stats", Usage: "print statistics every `N` seconds; 0: never", Value: 0},
-		&cli.IntFlag{Name: "max-queue-pairs", Usage: "per device", Value: d.MaxQueuePairs},
-		&cli.IntFlag{Name: "mac-limit", Usage: "addresses per port", Value: d.MACLimit},
-		&cli.IntFlag{Name: "address-age", Usage: "forget an address after so many `SECONDS` of silence, unless it is a port's newest; 0: never",
-			Value: d.AddressAge},
+		number("stats", "print statistics every `N` seconds; 0: never", 0),
+		number("max-queue-pairs", "per device", d.MaxQueuePairs),
+		number("mac-limit", "addresses per port", d.MACLimit),
+		number("address-age", "forget an address after so many `SECONDS` of silence, unless it is a port's newest; 0: never",
+			d.AddressAge),
 		&cli.StringFlag{Name: "log-format", Usage: "text or json", Value: d.LogFormat},
 		&cli.StringFlag{Name: "log-level", Usage: "debug, info, warn or error", Value: d.LogLevel},
 		&cli.StringFlag{Name: "cpuprofile", Usage: "write a CPU profile to this `FILE`"},
@@ -131,14 +161,9 @@ func override(c *cli.Context, config *switchd.Config) error {
 		"mergeable": &config.Mergeable, "rx-retry": &config.RxRetry, "vlan-strip": &config.VLANStrip, "tx-csum": &config.TxCsum,
 		"tso": &config.TSO,
 	} {
-		if !c.IsSet(name) {
-			continue
+		if c.IsSet(name) {
+			*to = c.Int(name) == 1
 		}
-		n := c.Int(name)
-		if n != 0 && n != 1 {
-			return &switchd.RangeError{Option: "--" + name, Value: fmt.Sprint(n), Want: "0..1"}
-		}
-		*to = n == 1
 	}
 	if c.IsSet("client") {
 		config.Client = c.Bool("client")
@@ -160,7 +185,7 @@ func overrideParsed(c *cli.Context, config *switchd.Config) (err error) {
 	}
 	if c.IsSet("portmask") {
 		if config.PortMask, err = switchd.ParsePortMask(c.String("portmask")); err != nil {
-			return err
+			return fmt.Errorf("%w: %w", switchd.ErrUsage, err)
 		}
 	}
 	return nil

@@ -70,8 +70,9 @@ func removePort(c *cli.Context) error {
 	if err := client(c).RemovePort(c.Context, args[0]); err != nil {
 		return err
 	}
-	fmt.Printf("port %s removed\n", args[0])
-	return nil
+	return show(c, map[string]string{"removed": args[0]}, func(w io.Writer, _ map[string]string) {
+		fmt.Fprintf(w, "port %s removed\n", args[0])
+	})
 }
 
 func showFDB(c *cli.Context) error {
@@ -106,7 +107,7 @@ func showVersion(c *cli.Context) error {
 	return show(c, v, func(w io.Writer, v versions) {
 		fmt.Fprintf(w, "vhostctl %s\n", v.Vhostctl)
 		if v.Switchd == nil {
-			fmt.Fprintf(w, "switchd  not reachable on %s\n", c.String("control"))
+			fmt.Fprintf(w, "switchd  not reachable on %s\n", controlPath(c))
 			return
 		}
 		fmt.Fprintf(w, "switchd  %s (%s, pid %d, started %s)\n", v.Switchd.Version, v.Switchd.Go, v.Switchd.PID,
@@ -123,8 +124,12 @@ func showStats(c *cli.Context) error {
 		return usagef("--watch %v: want 100ms or more", interval)
 	}
 	var before *control.Stats
+	daemon := client(c)
 	for {
-		stats, err := client(c).Stats(c.Context)
+		stats, err := daemon.Stats(c.Context)
+		if c.Context.Err() != nil && before != nil {
+			return nil // watching ends by Ctrl-C
+		}
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -79,7 +80,8 @@ func newApp() *cli.App {
 				{Name: "show", Usage: "show one port", ArgsUsage: "NUMBER|NAME", Action: showPort, Flags: outputFlags()},
 				{Name: "add", Usage: "make a port with a socket of its own, also after a restart", ArgsUsage: "NAME", Action: addPort,
 					Flags: outputFlags()},
-				{Name: "remove", Usage: "remove such a port and disconnect its guest", ArgsUsage: "NAME", Action: removePort},
+				{Name: "remove", Usage: "remove such a port and disconnect its guest", ArgsUsage: "NAME", Action: removePort,
+					Flags: outputFlags()},
 			}},
 			{Name: "stats", Usage: "show the counters", Action: showStats, Flags: append(outputFlags(),
 				&cli.DurationFlag{Name: "watch", Usage: "again every `INTERVAL`, with rates"})},
@@ -109,10 +111,23 @@ func unknownVerb(noun string) cli.ActionFunc {
 }
 
 func outputFlags() []cli.Flag {
-	return []cli.Flag{&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "table or json", Value: "table"}}
+	return []cli.Flag{
+		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "table or json", Value: "table"},
+		&cli.StringFlag{Name: "control", Usage: "control socket `PATH` of switchd, here or before the command"},
+	}
 }
 
-func client(c *cli.Context) *control.Client { return control.NewClient(c.String("control")) }
+// controlPath is the innermost --control that was given, or the environment's, or the default.
+func controlPath(c *cli.Context) string {
+	for _, level := range c.Lineage() {
+		if path := level.String("control"); path != "" {
+			return path
+		}
+	}
+	return switchd.DefaultConfig().ControlSocket
+}
+
+func client(c *cli.Context) *control.Client { return control.NewClient(controlPath(c)) }
 
 // arguments checks how many there are. Options may also stand behind them: -o json is put back where it belongs.
 func arguments(c *cli.Context, names ...string) ([]string, error) {
@@ -120,13 +135,13 @@ func arguments(c *cli.Context, names ...string) ([]string, error) {
 	for i := 0; i+1 < len(args); i++ {
 		if args[i] == "-o" || args[i] == "--output" {
 			if err := c.Set("output", args[i+1]); err != nil {
-				return nil, err
+				return nil, &usageError{err}
 			}
 			args = append(args[:i:i], args[i+2:]...)
 		}
 	}
 	if len(args) != len(names) {
-		return nil, usagef("%s takes %d arguments %v, not %d", c.Command.FullName(), len(names), names, len(args))
+		return nil, usagef("usage: %s, not %d arguments", strings.Join(append([]string{c.Command.HelpName}, names...), " "), len(args))
 	}
 	if o := c.String("output"); o != "" && o != "table" && o != "json" {
 		return nil, usagef("--output %q: want table or json", o)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -35,11 +36,17 @@ func table(w io.Writer, header string, rows func(row func(cells ...any))) {
 	})
 }
 
+// orDash is a text that may come from a guest's side, such as a process name: what could steer a terminal is shown, not sent.
 func orDash(s string) string {
 	if s == "" {
 		return "-"
 	}
-	return s
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 func number(id int) string {
@@ -79,7 +86,7 @@ func portsTable(w io.Writer, ports []control.Port) {
 	})
 	for _, p := range ports {
 		if p.Error != "" {
-			fmt.Fprintf(w, "port %d: %s\n", p.ID, p.Error)
+			fmt.Fprintf(w, "port %d: %s\n", p.ID, orDash(p.Error))
 		}
 	}
 }
@@ -103,7 +110,7 @@ func portDetails(w io.Writer, p control.Port) {
 	line("name", "%s", orDash(p.Name))
 	line("state", "%s", p.State)
 	if p.Error != "" {
-		line("error", "%s", p.Error)
+		line("error", "%s", orDash(p.Error))
 	}
 	line("socket", "%s (%s)", p.Socket, p.Transport)
 	if p.Peer != nil {
@@ -173,13 +180,22 @@ func statsTable(w io.Writer, s control.Stats, before *control.Stats) {
 				continue
 			}
 			rx, tx := total(p)
-			oldRX, oldTX := total(earlier[p.ID])
+			old := earlier[p.ID]
+			if !sameDevice(p, old) {
+				old = control.Port{} // its counters began at 0 since then
+			}
+			oldRX, oldTX := total(old)
 			row(p.ID, p.State, rx.Packets, rate(rx.Packets, oldRX.Packets, seconds), rx.Dropped, rx.Retries, tx.Packets,
 				rate(tx.Packets, oldTX.Packets, seconds), tx.Dropped, reasons(rx.Add(tx).Drops))
 		}
 		if s.Uplink.Driver != "none" {
 			u := s.Uplink
-			row(u.Name, u.Driver, u.RX.Packets, "-", u.RX.Dropped, "-", u.TX.Packets, "-", u.TX.Dropped, reasons(u.RX.Add(u.TX).Drops))
+			var old control.UplinkStats
+			if before != nil {
+				old = before.Uplink
+			}
+			row(u.Name, u.Driver, u.RX.Packets, rate(u.RX.Packets, old.RX.Packets, seconds), u.RX.Dropped, "-", u.TX.Packets,
+				rate(u.TX.Packets, old.TX.Packets, seconds), u.TX.Dropped, reasons(u.RX.Add(u.TX).Drops))
 		}
 	})
 	fmt.Fprintln(w)
@@ -192,6 +208,11 @@ func statsTable(w io.Writer, s control.Stats, before *control.Stats) {
 			row(k.Index, number(k.Core), k.Rings, fmt.Sprintf("%.1f%%", 100*busy), k.Polls, k.Sleeps)
 		}
 	})
+}
+
+// sameDevice tells whether two readings of a port are of the same connection.
+func sameDevice(a, b control.Port) bool {
+	return a.Connected != nil && b.Connected != nil && a.Connected.Equal(*b.Connected)
 }
 
 func rate(now, before uint64, seconds float64) string {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"time"
 )
 
@@ -80,6 +81,22 @@ func (c *Client) RemovePort(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodDelete, "/v1/ports/"+url.PathEscape(name), nil, nil)
 }
 
+// unreachable says why there was no answer, and what to do about it. A caller's own end of ctx is no failure of switchd.
+func (c *Client) unreachable(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("asking switchd on %s: %w", c.path, context.Cause(ctx))
+	}
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err // without the method and an address that nobody typed
+	}
+	hint := "is it running? systemctl status switchd; another socket: --control PATH"
+	if errors.Is(err, os.ErrPermission) {
+		hint = "only root and the group of the socket may connect: use sudo, or --socket-group of switchd"
+	}
+	return fmt.Errorf("%w on %s: %w (%s)", ErrUnreachable, c.path, err, hint)
+}
+
 func (c *Client) call(ctx context.Context, method, path string, body, answer any) error {
 	var reader io.Reader
 	if body != nil {
@@ -95,7 +112,7 @@ func (c *Client) call(ctx context.Context, method, path string, body, answer any
 	}
 	response, err := c.http.Do(request)
 	if err != nil {
-		return fmt.Errorf("%w on %s: %w (is it running? systemctl status switchd; another socket: --control PATH)", ErrUnreachable, c.path, err)
+		return c.unreachable(ctx, err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode >= 300 {

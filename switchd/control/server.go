@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"vhostkit/switchd/unixsocket"
 )
 
 // maxBody bounds a request's body in bytes.
@@ -31,7 +33,7 @@ func NewServer(l net.Listener, b Backend, log *slog.Logger) *Server {
 func (s *Server) Serve(ctx context.Context) error {
 	server := &http.Server{
 		Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
-		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 	stop := context.AfterFunc(ctx, func() {
 		shutdown, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -56,6 +58,14 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /v1/ports/{port}", s.getPort)
 	mux.HandleFunc("POST /v1/ports", s.addPort)
 	mux.HandleFunc("DELETE /v1/ports/{port}", s.removePort)
+	for path, methods := range map[string]string{
+		"/v1/version": "GET", "/v1/ports": "GET, POST", "/v1/stats": "GET", "/v1/fdb": "GET", "/v1/ports/{port}": "GET, DELETE",
+	} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Allow", methods)
+			s.answer(w, http.StatusMethodNotAllowed, errorBody{Error: r.Method + " is not possible on " + r.URL.Path, Hint: "possible: " + methods})
+		})
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, fmt.Errorf("%w: %s %s; the paths begin with /v1/", ErrNotFound, r.Method, r.URL.Path))
 	})
@@ -71,11 +81,17 @@ func (s *Server) getPort(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, http.StatusOK, p)
 }
 
-// FindPort looks a port up by name, or by number.
+// FindPort looks a port up by number, or by name. A name that is the number of another port loses.
 func FindPort(ports []Port, which string) (Port, error) {
-	id, err := strconv.Atoi(which)
+	if id, err := strconv.Atoi(which); err == nil && id >= 0 {
+		for _, p := range ports {
+			if p.ID == id {
+				return p, nil
+			}
+		}
+	}
 	for _, p := range ports {
-		if p.Name != "" && p.Name == which || err == nil && id >= 0 && p.ID == id {
+		if p.Name != "" && p.Name == which {
 			return p, nil
 		}
 	}
@@ -86,7 +102,11 @@ func (s *Server) addPort(w http.ResponseWriter, r *http.Request) {
 	var request AddPortRequest
 	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&request); err != nil {
+	err := decoder.Decode(&request)
+	if err == nil && decoder.More() {
+		err = errors.New("more than one JSON value")
+	}
+	if err != nil {
 		s.refuse(w, fmt.Errorf("%w: body: %w", ErrBadRequest, err))
 		return
 	}
@@ -122,11 +142,16 @@ type errorBody struct {
 
 func (s *Server) refuse(w http.ResponseWriter, err error) {
 	status, hint := http.StatusInternalServerError, ""
+	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.Is(err, ErrNotFound):
 		status, hint = http.StatusNotFound, "vhostctl ports lists what is there"
 	case errors.Is(err, ErrExists):
 		status, hint = http.StatusConflict, "choose another name, or remove the port first"
+	case errors.Is(err, unixsocket.ErrInUse):
+		status, hint = http.StatusConflict, "another process serves that socket: stop it, or choose another name"
+	case errors.As(err, &tooLarge):
+		status, hint = http.StatusRequestEntityTooLarge, fmt.Sprintf("at most %d bytes", tooLarge.Limit)
 	case errors.Is(err, ErrBadRequest):
 		status = http.StatusBadRequest
 	}

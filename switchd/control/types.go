@@ -8,8 +8,8 @@
 //	GET    /v1/stats            Stats
 //	GET    /v1/fdb              list of FDBEntry
 //
-// An error is {"error": "what went wrong", "hint": "what to do"} with status 400 (bad request), 404 (no such port), 409 (exists already) or
-// 500. Fields are added to these types, never changed or removed, within /v1.
+// An error is {"error": "what went wrong", "hint": "what to do"} with status 400 (bad request), 404 (no such port), 405 (no such
+// method), 409 (exists already, or its socket is in use), 413 (body over 64 KiB) or 500. Fields are added to these types, never changed or removed, within /v1.
 package control
 
 import (
