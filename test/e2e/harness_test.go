@@ -22,8 +22,8 @@ var buildOnce struct {
 	err error
 }
 
-// binary builds a command of the project, once for all tests.
-func binary(t testing.TB, name string) string {
+// commandPath builds a command of the project, once for all tests.
+func commandPath(t testing.TB, name string) string {
 	t.Helper()
 	buildOnce.Do(func() {
 		if buildOnce.dir, buildOnce.err = os.MkdirTemp("", "vhostkit-e2e-"); buildOnce.err != nil {
@@ -71,6 +71,7 @@ type switchd struct {
 	Socket string // shared vhost-user socket
 	Dir    string // working directory, with control socket and state
 	args   []string
+	env    []string // beside the test's own
 	cmd    *exec.Cmd
 	done   chan struct{} // closed when the process has ended
 	out    lockedBuffer
@@ -104,11 +105,37 @@ func startSwitchd(t testing.TB, args ...string) *switchd {
 
 func (s *switchd) useControl(path string) { s.Client = control.NewClient(path) }
 
+// StartLegacy starts a switch that makes its socket in the working directory and has no control socket of its own.
+func (s *switchd) StartLegacy(t testing.TB, socket string) {
+	t.Helper()
+	s.Socket = filepath.Join(s.Dir, socket)
+	s.launch(t)
+	eventually(t, 10*time.Second, "switchd makes its socket "+socket, func() bool {
+		info, err := os.Lstat(s.Socket)
+		return err == nil && info.Mode()&os.ModeSocket != 0
+	})
+}
+
 // Start starts the process, again after Kill9, and waits until it serves.
 func (s *switchd) Start(t testing.TB) {
 	t.Helper()
-	s.cmd = exec.Command(binary(t, "switchd"), s.args...)
+	s.launch(t)
+	eventually(t, 10*time.Second, "switchd answers on its control socket", func() bool {
+		select {
+		case <-s.done:
+			t.Fatalf("switchd ended:\n%s", s.Log())
+		default:
+		}
+		_, err := s.Client.Version(context.Background())
+		return err == nil
+	})
+}
+
+func (s *switchd) launch(t testing.TB) {
+	t.Helper()
+	s.cmd = exec.Command(commandPath(t, "switchd"), s.args...)
 	s.cmd.Dir = s.Dir
+	s.cmd.Env = append(os.Environ(), s.env...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.out
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
@@ -121,15 +148,6 @@ func (s *switchd) Start(t testing.TB) {
 		_ = cmd.Wait()
 		close(done)
 	}()
-	eventually(t, 10*time.Second, "switchd answers on its control socket", func() bool {
-		select {
-		case <-done:
-			t.Fatalf("switchd ended:\n%s", s.Log())
-		default:
-		}
-		_, err := s.Client.Version(context.Background())
-		return err == nil
-	})
 }
 
 // Kill9 ends the process as a crash would.
