@@ -1,0 +1,98 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"vhostkit/switchd/control"
+)
+
+func device(connected time.Time, received uint64) control.Port {
+	return control.Port{
+		ID: 0, State: control.StateReady, MACs: []string{"52:54:00:00:00:01"}, VLAN: 1000, Connected: &connected,
+		Queues: []control.Queue{{RX: control.QueueStats{Packets: received, Drops: map[string]uint64{}}}},
+	}
+}
+
+// column gives the cell under a header in the row that begins with the given text.
+func column(t *testing.T, text, header, row string) string {
+	t.Helper()
+	lines := strings.Split(text, "\n")
+	at := strings.Index(lines[0], header)
+	if at < 0 {
+		t.Fatalf("no column %s in\n%s", header, text)
+	}
+	for _, line := range lines[1:] {
+		if strings.HasPrefix(line, row+" ") && len(line) > at {
+			return strings.Fields(line[at:])[0]
+		}
+	}
+	t.Fatalf("no row %s in\n%s", row, text)
+	return ""
+}
+
+func TestStatsRates(t *testing.T) {
+	first, later := time.Unix(100, 0), time.Unix(200, 0)
+	uplink := func(n uint64) control.UplinkStats {
+		return control.UplinkStats{Name: "vhk0", Driver: "tap", RX: control.QueueStats{Packets: n}}
+	}
+	before := &control.Stats{UptimeSeconds: 10, Ports: []control.Port{device(first, 1000)}, Uplink: uplink(50)}
+	tests := []struct {
+		name         string
+		now          control.Stats
+		before       *control.Stats
+		port, uplink string
+	}{
+		{"no earlier reading", control.Stats{UptimeSeconds: 12, Ports: []control.Port{device(first, 3000)}, Uplink: uplink(70)}, nil, "-", "-"},
+		{"two seconds", control.Stats{UptimeSeconds: 12, Ports: []control.Port{device(first, 3000)}, Uplink: uplink(70)}, before, "1000", "10"},
+		{"another device has the number now", control.Stats{UptimeSeconds: 12, Ports: []control.Port{device(later, 3000)}, Uplink: uplink(70)}, before,
+			"1500", "10"},
+		{"switchd restarted", control.Stats{UptimeSeconds: 1, Ports: []control.Port{device(later, 5)}, Uplink: uplink(0)}, before, "-", "-"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var b strings.Builder
+			statsTable(&b, test.now, test.before)
+			if got := column(t, b.String(), "RX-PPS", "0"); got != test.port {
+				t.Errorf("port: %s, want %s\n%s", got, test.port, &b)
+			}
+			if got := column(t, b.String(), "RX-PPS", "vhk0"); got != test.uplink {
+				t.Errorf("uplink: %s, want %s\n%s", got, test.uplink, &b)
+			}
+		})
+	}
+}
+
+// A process may call itself anything: its name must not steer the operator's terminal, nor break the table.
+func TestPeerNamesDoNotSteerTheTerminal(t *testing.T) {
+	p := device(time.Unix(1, 0), 1)
+	p.Peer = &control.Peer{PID: 5, Comm: "\x1b[2Jq\temu\n\u202e\x9b"}
+	p.Error = "bad\x1b]0;x\a"
+	for name, show := range map[string]func(*strings.Builder){
+		"ports": func(b *strings.Builder) { portsTable(b, []control.Port{p}) }, "port": func(b *strings.Builder) { portDetails(b, p) },
+	} {
+		var b strings.Builder
+		show(&b)
+		if strings.ContainsAny(b.String(), "\x1b\a\t\u202e") || strings.Contains(b.String(), "\x9b") {
+			t.Errorf("%s: %q", name, b.String())
+		}
+		if name == "ports" && strings.Count(b.String(), "\n") != 3 {
+			t.Errorf("the name breaks the table:\n%s", &b)
+		}
+	}
+}
+
+func TestEmptyTables(t *testing.T) {
+	var b strings.Builder
+	portsTable(&b, nil)
+	if !strings.Contains(b.String(), "no ports") {
+		t.Errorf("%q", b.String())
+	}
+	b.Reset()
+	waiting := control.Port{ID: -1, Name: "vm1", State: control.StateDisconnected, Socket: "/s", Transport: "vhost-user"}
+	portDetails(&b, waiting)
+	if !strings.Contains(b.String(), "DISCONNECTED") || strings.Contains(b.String(), "vlan") {
+		t.Errorf("%s", &b)
+	}
+}
