@@ -85,7 +85,11 @@ func testpmdCase(t *testing.T, prefix, options string, merge, server int) {
 	var socket string
 	if server == 1 {
 		// testpmd listens; the switch connects there as a client. The front-end reaches it by a named port, which always listens.
-		dir := t.TempDir()
+		dir, err := os.MkdirTemp("", "vhkpmd") // not TempDir: DPDK's options cannot hold the test's name
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
 		socket = filepath.Join(dir, "pmd.sock")
 		other = startSwitchd(t, append(args, "--client", "--socket-file", socket)...)
 		if p, err := other.Client.AddPort(context.Background(), "front"); err != nil {
