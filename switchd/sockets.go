@@ -21,8 +21,8 @@ type socket struct {
 	done       chan struct{}
 }
 
-// portName is what a named port may be called: it becomes a file name and part of a domain's XML.
-var portName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
+// portName is what a named port may be called: it becomes a file name and part of a domain's XML, and must not be taken for a number.
+var portName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,62}$`)
 
 // openSocket serves a path, as a server or in client mode; name is empty for shared sockets.
 func (d *Daemon) openSocket(path, name string) error {
@@ -81,7 +81,7 @@ func (d *Daemon) closeSockets() {
 // AddPort makes a named port with a socket of its own and remembers it.
 func (d *Daemon) AddPort(_ context.Context, r control.AddPortRequest) (control.Port, error) {
 	if !portName.MatchString(r.Name) {
-		return control.Port{}, fmt.Errorf("%w: port name %q: want 1 to 63 letters, digits, '.', '_' and '-', the first a letter or digit",
+		return control.Port{}, fmt.Errorf("%w: port name %q: want 1 to 63 letters, digits, '.', '_' and '-', the first a letter",
 			control.ErrBadRequest, r.Name)
 	}
 	d.persistMu.Lock()

@@ -195,18 +195,6 @@ func (s *switchd) waitPorts(t testing.TB, n int) {
 	eventually(t, 10*time.Second, fmt.Sprintf("%d ports are connected", n), func() bool { return len(s.ports(t)) == n })
 }
 
-func (s *switchd) waitState(t testing.TB, id int, state string) {
-	t.Helper()
-	eventually(t, 10*time.Second, fmt.Sprintf("port %d is %s", id, state), func() bool {
-		for _, p := range s.ports(t) {
-			if p.ID == id && p.State == state {
-				return true
-			}
-		}
-		return false
-	})
-}
-
 // totalPackets is what all guests have sent.
 func (s *switchd) totalPackets(t testing.TB) uint64 {
 	t.Helper()
