@@ -1,11 +1,15 @@
 package vhost
 
 import (
+	"errors"
 	"fmt"
 
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/virtio"
 )
+
+// errNotShared says that a ring lies where the switch cannot see it.
+var errNotShared = errors.New("not in the shared memory")
 
 // RingAddresses are where the front-end has put a ring, as addresses of its own (SET_VRING_ADDR).
 type RingAddresses struct{ Desc, Used, Avail uint64 }
@@ -51,8 +55,8 @@ func (r *ring) makeQueue(index int, features virtio.Features, memory *guestmem.M
 	driver, ok2 := memory.User(r.addresses.Avail, driverSize)
 	device, ok3 := memory.User(r.addresses.Used, deviceSize)
 	if !ok1 || !ok2 || !ok3 {
-		return nil, fmt.Errorf("vring %d of %d descriptors at user addresses desc %#x, avail %#x, used %#x is not in the shared memory",
-			index, r.size, r.addresses.Desc, r.addresses.Avail, r.addresses.Used)
+		return nil, fmt.Errorf("%w: vring %d of %d descriptors at user addresses desc %#x, avail %#x, used %#x", errNotShared, index,
+			r.size, r.addresses.Desc, r.addresses.Avail, r.addresses.Used)
 	}
 	resume := uint64(0)
 	if region, offset, ok := memory.FindUser(r.addresses.Desc); ok && packed && r.entry.index < 0 {

@@ -1,6 +1,7 @@
 package vhost
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -200,8 +201,8 @@ func (d *Device) push() {
 	d.port.Update(u)
 }
 
-// Refresh starts the rings that have become complete and stops those that were disabled. The transport calls it after each message. A ring
-// that its front-end has placed outside the shared memory, or that is malformed, is an error.
+// Refresh starts the rings that have become complete and stops those that were disabled. The transport calls it after each message. A
+// malformed ring is an error. One that lies outside the shared memory stays stopped until that changes, and the log says so.
 func (d *Device) Refresh() error {
 	if !d.dirty {
 		return nil
@@ -214,6 +215,10 @@ func (d *Device) Refresh() error {
 		switch {
 		case complete && r.queue == nil:
 			q, err := r.makeQueue(i, d.features, d.memory, d.journal)
+			if errors.Is(err, errNotShared) {
+				d.log.Error("a ring does not run, so no frames pass; does the front-end share all of the guest's memory?", "error", err)
+				continue
+			}
 			if err != nil {
 				return err
 			}
