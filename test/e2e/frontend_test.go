@@ -361,3 +361,67 @@ func reconnect(t *testing.T, sw *switchd, c frontend.Config) {
 		sw.waitPorts(t, 1)
 	}
 }
+
+// TestTwoWorkers: devices on two workers exchange numbered frames all at once, each with each, while others come and go and make the switch
+// move rings between its workers.
+func TestTwoWorkers(t *testing.T) {
+	sw := startSwitchd(t, "--cores", "0-1")
+	const n, frames = 4, 400
+	var d []*frontend.Device
+	for i := range n {
+		d = append(d, dial(t, sw, frontend.Config{Packed: i%2 == 1, EventIdx: i >= 2}))
+		teach(t, sw, d[i], addr(i))
+	}
+	stop, moved := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(moved)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if x, err := frontend.Dial(frontend.Config{Socket: sw.Socket, RingSize: 16, Buffer: 256}); err == nil {
+				x.Close()
+			}
+		}
+	}()
+	failures := make(chan error, n)
+	for i := range n {
+		go func() { failures <- exchangeRing(d[i], i, (i+1)%n, (i+n-1)%n, frames) }()
+	}
+	for range n {
+		if err := <-failures; err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	<-moved
+	workers := map[int]bool{}
+	for _, p := range sw.ports(t) {
+		for _, w := range p.Workers {
+			workers[w] = true
+		}
+	}
+	if len(workers) != 2 {
+		t.Errorf("the rings are on workers %v, want two", workers)
+	}
+}
+
+// exchangeRing sends numbered frames from one device to the next and checks those that come from the one before.
+func exchangeRing(d *frontend.Device, self, next, previous, frames int) error {
+	for n := range uint32(frames) {
+		if err := d.Send(0, numbered(addr(next), addr(self), 100, n)); err != nil {
+			return err
+		}
+		f, err := d.Receive(0, 10*time.Second)
+		if err != nil {
+			return fmt.Errorf("device %d: frame %d: %w", self, n, err)
+		}
+		from := addr(previous)
+		if got, err := check(f); err != nil || got != n || !bytes.Equal(f[6:12], from[:]) {
+			return fmt.Errorf("device %d received frame %d from %x, %w; want %d", self, got, f[6:12], err, n)
+		}
+	}
+	return nil
+}

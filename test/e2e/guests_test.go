@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vhostkit/test/guest"
+	"vhostkit/test/guest/hostvlan"
 )
 
 // pair boots two guests on a switch, with addresses 10.9.0.1 and 10.9.0.2 on their first NIC.
@@ -229,12 +230,13 @@ grep HugePages_Total /proc/meminfo`
 func TestHostBehindUplink(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	name := fmt.Sprintf("vhke%d", os.Getpid()%100000)
+	name := fmt.Sprintf("vhke%d", os.Getpid()%10000)
 	sw := startSwitchd(t, "--uplink", "tap:"+name)
-	vlan := name + ".1"
-	run(t, "ip", "link", "add", "link", name, "name", vlan, "type", "vlan", "id", "1000")
-	run(t, "ip", "addr", "add", "10.99.7.1/24", "dev", vlan)
-	run(t, "ip", "link", "set", vlan, "up")
+	link, err := hostvlan.Add(ctx, name, 1000, "10.99.7.1/24")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer link.Close()
 	g, err := guest.Start(ctx, guest.Config{Name: "up", NICs: []guest.NIC{{Socket: sw.Socket, MAC: "52:54:00:00:0b:01"}}})
 	if err != nil {
 		t.Fatal(err)
