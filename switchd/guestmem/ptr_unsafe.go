@@ -17,7 +17,9 @@ type Ptr uintptr
 func (p Ptr) raw() unsafe.Pointer { return unsafe.Add(unsafe.Pointer(nil), p) }
 
 // Bytes views n bytes at p as a slice. It assumes that [p, p+n) is mapped for as long as the slice is used. The contents may change under
-// the reader: the guest can write them at any time.
+// the reader: the guest can write them at any time. Not inlined for the same reason as Copy.
+//
+//go:noinline
 func (p Ptr) Bytes(n int) []byte { return unsafe.Slice((*byte)(p.raw()), n) }
 
 // LoadU8 reads a byte, once.
@@ -50,7 +52,10 @@ func (p Ptr) LoadAcquireU32() uint32 { return atomic.LoadUint32((*uint32)(p.raw(
 // LoadAcquireU64 reads a 64-bit value; no later access is moved before it. p must be aligned to 8 bytes.
 func (p Ptr) LoadAcquireU64() uint64 { return atomic.LoadUint64((*uint64)(p.raw())) }
 
-// Copy moves n bytes from src to dst. Both ranges must be mapped; they may overlap.
+// Copy moves n bytes from src to dst. Both ranges must be mapped; they may overlap. It is
+// not inlined because the compiler of Go 1.26 fails on moves of constant size between addresses that were made from integers.
+//
+//go:noinline
 func Copy(dst, src Ptr, n int) {
 	copy(unsafe.Slice((*byte)(dst.raw()), n), unsafe.Slice((*byte)(src.raw()), n))
 }
