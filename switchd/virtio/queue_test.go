@@ -165,6 +165,47 @@ func TestNotify(t *testing.T) {
 	}
 }
 
+// TestWantKicks: what the driver reads when it asks itself whether to kick.
+func TestWantKicks(t *testing.T) {
+	for _, event := range []bool{false, true} {
+		f := Bits(VIRTIO_F_VERSION_1)
+		if event {
+			f |= Bits(VIRTIO_F_EVENT_IDX)
+		}
+		r := newRig(t, 16)
+		d := &splitDriver{rig: r}
+		q := r.queue(t, f, false, State{})
+		q.Start()
+		for id := range 3 {
+			d.offer(id, []int{10}, false)
+		}
+		var b Burst
+		b.Reset(q)
+		if _, err := q.Fetch(&b, 3); err != nil {
+			t.Fatal(err)
+		}
+		q.Complete(&b, 3)
+		flags := func() uint16 { return (r.base + rigDevice).LoadU16() }
+		if want := map[bool]uint16{false: usedNoNotify, true: 0}[event]; flags() != want {
+			t.Errorf("event=%v: used.flags is %d while kicks are not wanted, want %d", event, flags(), want)
+		}
+		q.WantKicks(true)
+		if flags() != 0 {
+			t.Errorf("event=%v: used.flags is %d while kicks are wanted", event, flags())
+		}
+		if availEvent := (r.base + rigDevice + 4 + 8*16).LoadU16(); event && availEvent != 3 {
+			t.Errorf("avail_event is %d, want 3: the next buffer", availEvent)
+		}
+		if q.Available() {
+			t.Error("Available with nothing offered")
+		}
+		d.offer(3, []int{10}, false)
+		if !q.Available() {
+			t.Error("a buffer that came before the sleep is not seen")
+		}
+	}
+}
+
 // notifyWanted is Notify for a queue without an eventfd.
 func notifyWanted(q *Queue, fence *guestmem.Fence) bool {
 	fence.Full()

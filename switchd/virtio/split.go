@@ -111,10 +111,11 @@ func (q *Queue) completeSplit(b *Burst, n int) {
 	q.publishUsedIndex()
 }
 
-// publishUsedIndex stores used.idx after the entries. The flags beside it are ours, so both go in one aligned word.
+// publishUsedIndex stores used.idx after the entries. The flags beside it are ours, so both go in one aligned word. With event index they
+// stay 0 (2.7.10).
 func (q *Queue) publishUsedIndex() {
 	flags := uint32(0)
-	if q.noKick {
+	if q.noKick && !q.eventIdx {
 		flags = usedNoNotify
 	}
 	q.device.StoreReleaseU32(flags | uint32(q.used)<<16)

@@ -65,7 +65,7 @@ func TestLinuxGuests(t *testing.T) {
 	}{
 		{name: "split", nic: guest.NIC{}},
 		{name: "packed", nic: guest.NIC{Packed: true}},
-		{name: "split mergeable jumbo", nic: guest.NIC{Mergeable: true}, mergeable: true, jumbo: true},
+		{name: "split mergeable jumbo", nic: guest.NIC{Mergeable: true, RXRing: 1024, TXRing: 1024}, mergeable: true, jumbo: true},
 		{name: "packed mergeable jumbo", nic: guest.NIC{Packed: true, Mergeable: true}, mergeable: true, jumbo: true},
 		{name: "split 2 queue pairs", nic: guest.NIC{Queues: 2}},
 		{name: "packed mergeable 2 queue pairs", nic: guest.NIC{Packed: true, Mergeable: true, Queues: 2}, mergeable: true},

@@ -263,6 +263,38 @@ func TestQEMUOrder(t *testing.T) {
 	}
 }
 
+// TestMemorySlots: regions are added and removed one by one while rings run elsewhere.
+func TestMemorySlots(t *testing.T) {
+	c := newSession(t)
+	defer c.close()
+	c.send(VHOST_USER_SET_PROTOCOL_FEATURES, 0, u64s(1<<VHOST_USER_PROTOCOL_F_REPLY_ACK))
+	c.send(VHOST_USER_SET_FEATURES, 0, u64s(uint64(virtio.Bits(virtio.VIRTIO_F_VERSION_1))))
+	fd, kick := memfd(t, 64<<16), eventfd(t)
+	defer vhost.CloseFDs(fd, kick)
+	const slots = 60
+	region := func(i uint64) []byte { return u64s(0, i<<20, 1<<16, 0x7f0000000000+i<<20, i<<16) }
+	for i := range uint64(slots) {
+		if r := c.tell(VHOST_USER_ADD_MEM_REG, region(i), fd); r != 0 {
+			t.Fatalf("slot %d: %d", i, r)
+		}
+	}
+	at := uint64(0x7f0000000000 + 7<<20)
+	c.tell(VHOST_USER_SET_VRING_NUM, u32s(0, 64))
+	c.tell(VHOST_USER_SET_VRING_ADDR, append(u32s(0, 0), u64s(at, at+0x3000, at+0x2000, 0)...))
+	c.tell(VHOST_USER_SET_VRING_KICK, u64s(0), kick)
+	if n := c.sw.running(); n != 1 {
+		t.Fatalf("%d rings run, want 1", n)
+	}
+	for i := range uint64(slots) {
+		if r := c.tell(VHOST_USER_REM_MEM_REG, region(i)); r != 0 {
+			t.Fatalf("removing slot %d: %d", i, r)
+		}
+		if n, want := c.sw.running(), map[bool]int{true: 1, false: 0}[i < 7]; n != want {
+			t.Fatalf("after removing slot %d, %d rings run, want %d", i, n, want)
+		}
+	}
+}
+
 // TestRefusals: an acknowledged refusal keeps the connection, a malformed request ends it.
 func TestRefusals(t *testing.T) {
 	c := newSession(t)
