@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 
 // fakeSwitch stands for the data plane.
 type fakeSwitch struct {
+	mu      sync.Mutex
 	updates []vhost.Update
 	macs    [][6]byte
 	closed  bool
@@ -33,6 +35,8 @@ func (s *fakeSwitch) Connect(c vhost.Connection) (vhost.Port, error) {
 }
 func (s *fakeSwitch) ID() int { return 0 }
 func (s *fakeSwitch) Update(u vhost.Update) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.updates = append(s.updates, u)
 	for _, q := range u.Rings { // what a worker does first
 		if q != nil {
@@ -40,11 +44,17 @@ func (s *fakeSwitch) Update(u vhost.Update) {
 		}
 	}
 }
-func (s *fakeSwitch) Announce(mac [6]byte) { s.macs = append(s.macs, mac) }
-func (s *fakeSwitch) SetMTU(int) error     { return nil }
-func (s *fakeSwitch) Close()               { s.closed = true }
+func (s *fakeSwitch) Announce(mac [6]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.macs = append(s.macs, mac)
+}
+func (s *fakeSwitch) SetMTU(int) error { return nil }
+func (s *fakeSwitch) Close()           { s.closed = true }
 
 func (s *fakeSwitch) running() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if len(s.updates) == 0 {
 		return 0
 	}
@@ -251,10 +261,10 @@ func TestQEMUOrder(t *testing.T) {
 	if n := c.sw.running(); n != 0 {
 		t.Errorf("%d rings run after GET_VRING_BASE", n)
 	}
+	c.close()
 	if len(c.sw.macs) != 1 || !bytes.Equal(c.sw.macs[0][:], mac[:6]) {
 		t.Errorf("announced %x", c.sw.macs)
 	}
-	c.close()
 	if !c.sw.closed {
 		t.Error("the port was not closed")
 	}
