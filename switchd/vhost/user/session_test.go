@@ -30,6 +30,8 @@ type fakeSwitch struct {
 }
 
 func (s *fakeSwitch) Connect(c vhost.Connection) (vhost.Port, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.fail = c.Fail
 	return s, nil
 }
@@ -50,7 +52,11 @@ func (s *fakeSwitch) Announce(mac [6]byte) {
 	s.macs = append(s.macs, mac)
 }
 func (s *fakeSwitch) SetMTU(int) error { return nil }
-func (s *fakeSwitch) Close()           { s.closed = true }
+func (s *fakeSwitch) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+}
 
 func (s *fakeSwitch) running() (n int) {
 	s.mu.Lock()
