@@ -144,8 +144,8 @@ func (w *worker) enqueue(rx *receiveRing, d *delivery) {
 		rx.stalled.Store(false)
 		rx.c.packets.Add(uint64(d.arrived - arrived))
 		rx.c.bytes.Add(d.bytes - bytes)
-		if rx.queue.Notify(&w.fence) {
-			rx.c.calls.Add(1)
+		if rx.queue.NeedsCall(&w.fence) {
+			w.call(rx.queue, rx.port, rx.c)
 		}
 	}
 }

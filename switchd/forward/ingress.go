@@ -31,8 +31,8 @@ func (w *worker) ingress(r *transmitRing) (n int) {
 	if n > 0 {
 		w.forwardBurst(r, n)
 		r.queue.Complete(b, n)
-		if r.queue.Notify(&w.fence) {
-			r.c.calls.Add(1)
+		if r.queue.NeedsCall(&w.fence) {
+			w.call(r.queue, r.port, r.c)
 		}
 	}
 	if err != nil {

@@ -75,7 +75,7 @@ func (s *sleeper) watch(tx []*transmitRing, uplinks []*uplinkQueue) {
 func (s *sleeper) wakeUp() { _, _ = unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
 
 // wait sleeps until something is ready or the time is up, and takes the kicks off their eventfds.
-func (s *sleeper) wait(limit time.Duration) {
+func (s *sleeper) wait(limit time.Duration, g *guard) {
 	n, err := unix.EpollWait(s.epoll, s.ready[:], int(limit/time.Millisecond))
 	if err != nil {
 		return
@@ -86,9 +86,11 @@ func (s *sleeper) wait(limit time.Duration) {
 		if fd == s.wake {
 			_, _ = unix.Read(fd, count[:])
 		} else if r := s.kicks[fd]; r != nil {
+			g.enter(fd, false, r.port)
 			if _, err := unix.Read(fd, count[:]); err == nil {
 				r.c.kicks.Add(1)
 			}
+			g.leave()
 		}
 	}
 }
@@ -119,7 +121,7 @@ func (w *worker) rest(idle time.Time) time.Time {
 func (w *worker) doze(now time.Time) {
 	w.stats.busy.Add(w.sw.now() - w.stats.since.Swap(0))
 	w.stats.sleeps.Add(1)
-	w.sleep.wait(w.napTime())
+	w.sleep.wait(w.napTime(), &w.guard)
 	w.stats.since.Store(w.sw.now())
 	w.stats.wakeups.Add(1)
 	if time.Since(now) < shortSleep {

@@ -22,6 +22,7 @@ type worker struct {
 	core   int // -1: not pinned
 	passed atomic.Uint64
 	stats  workerStats
+	guard  guard
 
 	table  *table
 	tx     []*transmitRing

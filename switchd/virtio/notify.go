@@ -9,9 +9,9 @@ import (
 // needEvent is virtio 1.2, 2.7.10: whether moving from old to new passes event.
 func needEvent(event, new, old uint16) bool { return new-event-1 < new-old }
 
-// Notify wakes the driver if buffers were returned since the last Notify and the driver wants to know. It reports whether it did. fence is
-// the calling thread's: the driver's wish must be read after our index is visible, or a driver that is about to sleep is missed.
-func (q *Queue) Notify(fence *guestmem.Fence) bool {
+// NeedsCall tells whether buffers were returned since it was last asked and the driver wants to know, so that Call is due. fence is the
+// calling thread's: the driver's wish must be read after our index is visible, or a driver that is about to sleep is missed.
+func (q *Queue) NeedsCall(fence *guestmem.Fence) bool {
 	if q.returned == 0 {
 		return false
 	}
@@ -23,17 +23,14 @@ func (q *Queue) Notify(fence *guestmem.Fence) bool {
 		wanted = q.callWantedSplit()
 	}
 	q.callIndex, q.callWrap, q.returned = q.used, q.usedWrap, 0
-	if !wanted || q.call < 0 {
-		return false
-	}
-	return q.Call()
+	return wanted && q.call >= 0
 }
 
-// Call wakes the driver unconditionally. A full eventfd counter means that it has been woken already.
-func (q *Queue) Call() bool {
-	_, err := unix.Write(q.call, eventOne[:])
-	return err == nil
-}
+// CallFD is the eventfd that wakes the driver; -1 if there is none. The vhost device owns it.
+func (q *Queue) CallFD() int { return q.call }
+
+// Call wakes the driver. A full eventfd counter means that it has been woken already.
+func (q *Queue) Call() { _, _ = unix.Write(q.call, eventOne[:]) }
 
 // eventOne is the 1 that is added to an eventfd's counter, in host order (eventfd(2)).
 var eventOne = [8]byte{1}

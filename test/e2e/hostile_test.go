@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
@@ -320,5 +321,30 @@ func TestHostileMessages(t *testing.T) {
 	if after := usage(t, sw); after.fds > before.fds {
 		t.Errorf("descriptors leaked: %d before, %d after", before.fds, after.fds)
 	}
+	b.finish(t)
+}
+
+// TestBlockingEventfd: a front-end makes its call eventfd block, after the switch has it. That must not stop the worker.
+func TestBlockingEventfd(t *testing.T) {
+	sw := startSwitchd(t)
+	b := startBystanders(t, sw)
+	d := dial(t, sw, frontend.Config{})
+	teach(t, sw, d, addr(0x66))
+	call := d.RX[0].Call
+	full := make([]byte, 8)
+	binary.NativeEndian.PutUint64(full, ^uint64(0)-1)
+	var count [8]byte
+	_, _ = unix.Read(call, count[:])
+	if _, err := unix.Write(call, full); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.FcntlInt(uintptr(call), unix.F_SETFL, 0); err != nil {
+		t.Fatal(err)
+	}
+	other := dial(t, sw, frontend.Config{})
+	if err := other.Send(0, numbered(addr(0x66), addr(0x67), 100, 1)); err != nil {
+		t.Fatal(err)
+	}
+	sw.waitLog(t, "made its eventfd block")
 	b.finish(t)
 }
