@@ -28,6 +28,36 @@ func TestMAC(t *testing.T) {
 	}
 }
 
+func TestAddressesOfAFrame(t *testing.T) {
+	frame := []byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x08, 0x00}
+	if d, s := Destination(frame), Source(frame); d != 0x010203040506 || s != 0x0708090a0b0c {
+		t.Errorf("destination %v, source %v", d, s)
+	}
+	if !MAC(0).IsZero() || MAC(1).IsZero() {
+		t.Error("IsZero is wrong")
+	}
+}
+
+func TestTag(t *testing.T) {
+	header := func(rest ...byte) []byte { return append(make([]byte, 12), rest...) }
+	for name, c := range map[string]struct {
+		frame  []byte
+		vlan   uint16
+		tagged bool
+	}{
+		"none":                       {header(8, 0, 0x03, 0xeb, 8, 0), 0, false},
+		"802.1Q, priority 7 and DEI": {header(0x81, 0, 0xf3, 0xeb, 8, 0), 1003, true},
+		"802.1ad":                    {header(0x88, 0xa8, 0x0f, 0xff, 0x81, 0, 0, 5), 4095, true},
+		"VLAN 0":                     {header(0x81, 0, 0xe0, 0, 8, 0), 0, true},
+		"cut in the tag":             {header(0x81, 0, 0x03, 0xeb, 8), 0, false},
+		"empty":                      {nil, 0, false},
+	} {
+		if vlan, tagged := Tag(c.frame); vlan != c.vlan || tagged != c.tagged {
+			t.Errorf("%s: VLAN %d, tagged %v; want %d, %v", name, vlan, tagged, c.vlan, c.tagged)
+		}
+	}
+}
+
 func TestPutTag(t *testing.T) {
 	h := append([]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x08, 0x00}, make([]byte, 4)...)
 	PutTag(h, 1003)
@@ -108,10 +138,49 @@ func TestCompleteChecksum(t *testing.T) {
 			}
 		}
 	}
-	for _, c := range []struct{ start, offset uint16 }{{60, 0}, {59, 0}, {0xffff, 0xffff}, {0, 59}} {
-		if err := CompleteChecksum(make([]byte, 60), c.start, c.offset); !errors.Is(err, ErrOffload) {
-			t.Errorf("%+v: %v, want ErrOffload", c, err)
+}
+
+// TestChecksumStaysInThePayload: a checksum written over the addresses or the tag would undo what the switch checked before.
+func TestChecksumStaysInThePayload(t *testing.T) {
+	plain := append([]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x08, 0x00}, make([]byte, 46)...)
+	tagged := append([]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x81, 0x00, 0x03, 0xeb, 0x08, 0x00}, make([]byte, 42)...)
+	double := append([]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0x88, 0xa8, 0, 1, 0x81, 0x00, 0x03, 0xeb, 0x08, 0x00}, make([]byte, 38)...)
+	for _, c := range []struct {
+		frame         []byte
+		start, offset uint16
+		good          bool
+	}{
+		{plain, 0, 6, false}, {plain, 13, 1, false}, {plain, 14, 0, true}, {plain, 58, 0, true}, {plain, 14, 44, true},
+		{plain, 59, 0, false}, {plain, 60, 0, false}, {plain, 14, 45, false}, {plain, 0xffff, 0xffff, false}, {plain, 14, 0xffff, false},
+		{tagged, 14, 0, false}, {tagged, 17, 1, false}, {tagged, 18, 0, true}, {double, 18, 0, false}, {double, 22, 0, true},
+		{plain[:14], 14, 0, false}, {plain[:10], 0, 6, false}, {nil, 0, 0, false},
+	} {
+		before := bytes.Clone(c.frame)
+		err := CompleteChecksum(c.frame, c.start, c.offset)
+		if c.good != (err == nil) || !c.good && !errors.Is(err, ErrOffload) {
+			t.Errorf("%d bytes, start %d, offset %d: %v, want success %v", len(c.frame), c.start, c.offset, err, c.good)
 		}
+		if !c.good && !bytes.Equal(before, c.frame) {
+			t.Errorf("%d bytes, start %d, offset %d: refused, and yet written", len(before), c.start, c.offset)
+		}
+	}
+}
+
+// TestSumProperty compares the wide sum with the one by 16-bit words, at all lengths and with many carries.
+func TestSumProperty(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(8, 8))
+	for n := range 300 {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = byte(rnd.Uint32()) | byte(n%3*0x7f) // sparse, dense and ordinary
+		}
+		if got, want := fold(sum(0x1ffff, b)), onesSum([]byte{0, 1, 0xff, 0xff}, b); got != want {
+			t.Fatalf("%x: %#x, want %#x", b, got, want)
+		}
+	}
+	ones := bytes.Repeat([]byte{0xff}, 1<<16)
+	if got := fold(sum(0, ones)); got != 0xffff {
+		t.Errorf("64 KiB of ones: %#x", got)
 	}
 }
 
@@ -165,21 +234,110 @@ func TestSegment(t *testing.T) {
 	}
 }
 
+func TestSegmentRefuses(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(6, 6))
+	for name, c := range map[string]struct {
+		v6    bool
+		size  int
+		spoil func(f []byte, start int) ([]byte, int)
+	}{
+		"no size":                    {size: 0},
+		"a size below zero":          {size: -1},
+		"a flood of tiny segments":   {size: MinSegment - 1},
+		"no IP":                      {size: 1000, spoil: func(f []byte, s int) ([]byte, int) { f[12] = 0x12; return f, s }},
+		"IPv6 in an IPv4 frame":      {size: 1000, spoil: func(f []byte, s int) ([]byte, int) { f[14] = 0x65; return f, s }},
+		"IPv4 in an IPv6 frame":      {size: 1000, v6: true, spoil: func(f []byte, s int) ([]byte, int) { f[14] = 0x45; return f, s }},
+		"UDP":                        {size: 1000, spoil: func(f []byte, s int) ([]byte, int) { f[23] = 17; return f, s }},
+		"TCP behind its place":       {size: 1000, spoil: func(f []byte, s int) ([]byte, int) { return f, s + 4 }},
+		"TCP in the IPv4 header":     {size: 1000, spoil: func(f []byte, s int) ([]byte, int) { return f, s - 4 }},
+		"TCP in the IPv6 header":     {size: 1000, v6: true, spoil: func(f []byte, s int) ([]byte, int) { return f, s - 4 }},
+		"TCP in the Ethernet header": {size: 1000, spoil: func(f []byte, _ int) ([]byte, int) { return f, 0 }},
+		"TCP outside":                {size: 1000, spoil: func(f []byte, _ int) ([]byte, int) { return f, 0xffff }},
+		"a short TCP header":         {size: 1000, spoil: func(f []byte, s int) ([]byte, int) { f[s+12] = 0x40; return f, s }},
+		"a TCP header past the end":  {size: 1000, spoil: func(f []byte, s int) ([]byte, int) { f[s+12] = 0xf0; return f[:s+30], s }},
+		"an empty frame":             {size: 1000, spoil: func([]byte, int) ([]byte, int) { return nil, 34 }},
+		"no room in the scratch":     {size: 5000},
+	} {
+		f, start := tcpFrame(rnd, c.v6, false, 5000)
+		if c.spoil != nil {
+			f, start = c.spoil(f, start)
+		}
+		emitted := 0
+		if err := Segment(f, start, c.size, make([]byte, 2000), func([]byte) { emitted++ }); !errors.Is(err, ErrOffload) || emitted != 0 {
+			t.Errorf("%s: %v after %d segments, want ErrOffload and none", name, err, emitted)
+		}
+	}
+}
+
+// TestSegmentLongerThanIP: more than an IP packet's length field can say must not wrap around in it.
+func TestSegmentLongerThanIP(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(9, 9))
+	f, start := tcpFrame(rnd, false, false, 70000)
+	if err := Segment(f, start, 0xffff, make([]byte, 128<<10), func([]byte) {}); !errors.Is(err, ErrOffload) {
+		t.Errorf("%v, want ErrOffload", err)
+	}
+}
+
 func FuzzSegment(f *testing.F) {
 	rnd := rand.New(rand.NewPCG(5, 5))
 	for _, v6 := range []bool{false, true} {
 		frame, start := tcpFrame(rnd, v6, false, 100)
-		f.Add(frame, start, 40)
+		f.Add(frame, start, 64)
 	}
+	scratch := make([]byte, 128<<10)
 	f.Fuzz(func(t *testing.T, frame []byte, start, size int) {
-		if start < 0 || start > 0xffff || size < 0 || size > 0xffff || len(frame) > 1<<16 || size > 0 && len(frame)/size > 1000 {
+		if len(frame) > 1<<16 {
 			return
 		}
-		total := 0
-		err := Segment(frame, start, size, make([]byte, 128<<10), func(s []byte) { total += len(s) })
-		if err == nil && total < len(frame) {
-			t.Errorf("%d bytes became %d", len(frame), total)
+		pieces, total := 0, 0
+		err := Segment(frame, start, size, scratch, func(s []byte) { pieces, total = pieces+1, total+len(s) })
+		switch {
+		case err != nil && (pieces > 0 || !errors.Is(err, ErrOffload)):
+			t.Errorf("%d segments, then %v", pieces, err)
+		case err == nil && (total < len(frame) || pieces > len(frame)/MinSegment+1):
+			t.Errorf("%d bytes became %d in %d segments", len(frame), total, pieces)
 		}
-		_ = CompleteChecksum(frame, uint16(start), uint16(size))
 	})
+}
+
+// FuzzCompleteChecksum: whatever is asked for, the header and the tags stay, and at most two bytes change.
+func FuzzCompleteChecksum(f *testing.F) {
+	rnd := rand.New(rand.NewPCG(5, 6))
+	for _, tagged := range []bool{false, true} {
+		frame, start := tcpFrame(rnd, false, tagged, 100)
+		f.Add(frame, uint16(start), uint16(tcpChecksum))
+	}
+	f.Fuzz(func(t *testing.T, frame []byte, start, offset uint16) {
+		before := bytes.Clone(frame)
+		err := CompleteChecksum(frame, start, offset)
+		if err != nil {
+			if !errors.Is(err, ErrOffload) || !bytes.Equal(frame, before) {
+				t.Errorf("%v; the frame %x became %x", err, before, frame)
+			}
+			return
+		}
+		at := int(start) + int(offset)
+		if at < payloadOffset(before) || !bytes.Equal(frame[:at], before[:at]) || !bytes.Equal(frame[at+2:], before[at+2:]) {
+			t.Errorf("a checksum at %d: the frame %x became %x", at, before, frame)
+		}
+	})
+}
+
+func BenchmarkCompleteChecksum(b *testing.B) {
+	frame, start := tcpFrame(rand.New(rand.NewPCG(1, 1)), false, false, 1460)
+	b.SetBytes(int64(len(frame)))
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = CompleteChecksum(frame, uint16(start), tcpChecksum)
+	}
+}
+
+func BenchmarkSegment(b *testing.B) {
+	frame, start := tcpFrame(rand.New(rand.NewPCG(1, 1)), false, false, 64000)
+	scratch := make([]byte, 2000)
+	b.SetBytes(int64(len(frame)))
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = Segment(frame, start, 1460, scratch, func([]byte) {})
+	}
 }

@@ -51,15 +51,17 @@ func (m MAC) String() string {
 	return net.HardwareAddr(b[:]).String()
 }
 
+// IsZero tells whether no bit is set; no station has that address.
+func (m MAC) IsZero() bool { return m == 0 }
+
 // IsMulticast tells whether the group bit is set; the broadcast address is a group, too.
 func (m MAC) IsMulticast() bool { return m>>40&1 != 0 }
 
 // IsBroadcast tells whether all bits are set.
 func (m MAC) IsBroadcast() bool { return m == 1<<48-1 }
 
-// PutTag inserts an 802.1Q tag with priority 0 into a header of HeaderLen bytes; header must have room for TagLen more.
-func PutTag(header []byte, vlan uint16) {
-	header[16], header[17] = header[12], header[13]
-	binary.BigEndian.PutUint16(header[12:], TypeVLAN)
-	binary.BigEndian.PutUint16(header[14:], vlan&0x0fff)
-}
+// Destination reads the receiver's address; frame must hold HeaderLen bytes.
+func Destination(frame []byte) MAC { return FromBytes([6]byte(frame)) }
+
+// Source reads the sender's address; frame must hold HeaderLen bytes.
+func Source(frame []byte) MAC { return FromBytes([6]byte(frame[6:])) }
