@@ -1,6 +1,8 @@
 package virtio
 
 import (
+	"math"
+
 	"vhostkit/switchd/guestmem"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +39,7 @@ var eventOne = [8]byte{1}
 
 func (q *Queue) callWantedSplit() bool {
 	if q.eventIdx {
-		return needEvent(q.usedEvent(), q.used, q.callIndex)
+		return q.returned > math.MaxUint16 || needEvent(q.usedEvent(), q.used, q.callIndex)
 	}
 	return q.driver.LoadU16()&availNoInterrupt == 0
 }
@@ -49,7 +51,8 @@ func (q *Queue) callWantedPacked() bool {
 	case ringEventEnable:
 		return true
 	case ringEventDesc:
-		if !q.eventIdx {
+		// After more than one round the positions do not tell what was passed: the driver was quick to give buffers again.
+		if !q.eventIdx || q.returned > q.size {
 			return true
 		}
 		offset, wrap := uint16(word)&0x7fff, word>>15&1 != 0
