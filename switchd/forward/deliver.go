@@ -163,10 +163,14 @@ func (w *worker) recoverDelivery(rx *receiveRing) {
 func (w *worker) fill(rx *receiveRing, d *delivery) bool {
 	b := &w.rxBurst
 	b.Reset(rx.queue)
+	w.fetchMore(rx, len(d.list))
 	used, full := 0, false
 	for len(d.list) > 0 {
 		f := &w.frames[d.list[0]]
-		chains := w.reserve(rx, used, len(d.list), f)
+		chains := 1
+		if used == b.N || b.Chains[used].Len < uint64(rx.header+f.length) || b.Chains[used].Cut {
+			chains = w.reserve(rx, used, len(d.list), f)
+		}
 		if chains == 0 {
 			full = b.N < virtio.BurstSize || used == 0
 			break

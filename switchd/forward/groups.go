@@ -24,6 +24,12 @@ func (g *groups) resize(ports int) {
 
 // add puts a frame to its destination's. It reports false for a port that is newer than the worker's table.
 func (g *groups) add(to, frame int) bool {
+	if g.n > 0 && g.groups[g.n-1].to == to { // as the frame before
+		gr := &g.groups[g.n-1]
+		gr.frames[gr.n&(virtio.BurstSize-1)] = uint8(frame)
+		gr.n++
+		return true
+	}
 	if to+1 >= len(g.index) {
 		return false
 	}

@@ -64,6 +64,7 @@ func (w *worker) blame(fault *guestmem.Fault, suspect *Port) {
 func (w *worker) forwardBurst(r *transmitRing, n int) {
 	var bytes uint64
 	w.requests = false
+	w.lastTo, w.lastPort = 0, -1
 	for i := range n {
 		f := &w.frames[i]
 		if reason, ok := w.inspect(r, &w.burst.Chains[i], f); !ok {
@@ -173,7 +174,11 @@ func (w *worker) route(r *transmitRing, f *frame) int {
 		r.c.drops[DropOwnAddress].Add(1)
 		return toNobody
 	default:
-		_, port := w.addresses.find(to)
+		port := w.lastPort
+		if to != w.lastTo {
+			_, port = w.addresses.find(to)
+			w.lastTo, w.lastPort = to, port
+		}
 		if port == r.port.id {
 			r.c.drops[DropOwnAddress].Add(1)
 			return toNobody

@@ -40,6 +40,8 @@ type worker struct {
 	fromOutside [virtio.BurstSize][1]guestmem.Segment // of the frames received from it
 	groups      groups
 	addresses   *addressTable
+	lastTo      ether.MAC     // destination of the frame before in this burst
+	lastPort    int           // and its port, -1 for none
 	source      *transmitRing // being polled, for the blame of a fault
 	scratch     scratch
 	requests    bool     // some frame of the burst leaves a checksum or segmentation to others
