@@ -42,23 +42,43 @@ type RxFrame struct {
 type Queue interface {
 	// Receive fills frames and returns how many came. It does not block.
 	Receive(frames []RxFrame) (int, error)
-	// Send sends frames in order and returns how many went. Without an error the rest found the uplink full; with an error the first of
-	// the rest could not be read from its sender's memory.
+	// Send sends frames in order and returns how many went. Without an error the uplink did not take the rest; an error always means that
+	// the first of the rest could not be read from its sender's memory. A frame that the uplink refuses for its own sake (its offload
+	// request makes no sense) does not hold up those behind it: it is among those that went, and in Stats.Rejected.
 	Send(frames []TxFrame) (int, error)
-	// FD is readable when frames have come; -1 if the queue can only be polled.
+	// FD is readable when frames have come; -1 if the queue can only be polled. It stays readable as long as there are frames.
 	FD() int
+}
+
+// Link is the state of an interface.
+type Link struct {
+	Up      bool // the administrator's switch
+	Carrier bool // the other side is there
+	MTU     int  // bytes, without Ethernet header and tags
+}
+
+// Stats counts the frames that an uplink did not pass on, over all queues since it was opened. Those that it did are counted by the switch.
+type Stats struct {
+	Full      uint64 // to send: no room
+	Down      uint64 // to send: the interface is down or was removed
+	Rejected  uint64 // to send: the offload request makes no sense or points into the Ethernet header, or there are too many pieces
+	Truncated uint64 // received: longer than the driver's buffers
 }
 
 // Uplink is an interface to the outside.
 type Uplink interface {
 	Name() string   // of the interface
 	Driver() string // "tap"
-	Queues() int
+	Queues() int    // at least 1
 	Queue(i int) Queue
 	// Pools is how many ports can have a hardware pool of their own; 0 for software.
 	Pools() int
 	// AddFilter makes frames with that address and VLAN reach the port. Software uplinks deliver everything and ignore it.
 	AddFilter(port int, mac ether.MAC, vlan uint16) error
 	RemoveFilter(port int, mac ether.MAC, vlan uint16) error
+	// Link asks for the state now; ErrNoDevice if the interface was removed. Not for the data path.
+	Link() (Link, error)
+	// Stats may be read at any time.
+	Stats() Stats
 	Close() error
 }
