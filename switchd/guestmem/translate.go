@@ -13,11 +13,19 @@ func (m *Memory) Translate(addr, size uint64, hint *Hint) (p Ptr, n uint64) {
 			return r.Host + Ptr(offset), min(size, r.Size-offset)
 		}
 	}
-	for i := range m.regions {
-		r := &m.regions[i]
-		if offset := addr - r.GuestPhysAddr; offset < r.Size {
-			hint.region = i
+	// A front-end may make many regions and let each descriptor hit another one: the search must not take time in proportion.
+	low, high := 0, len(m.regions)
+	for low < high {
+		middle := int(uint(low+high) / 2)
+		r := &m.regions[middle]
+		switch offset := addr - r.GuestPhysAddr; {
+		case offset < r.Size:
+			hint.region = middle
 			return r.Host + Ptr(offset), min(size, r.Size-offset)
+		case addr < r.GuestPhysAddr:
+			high = middle
+		default:
+			low = middle + 1
 		}
 	}
 	return 0, 0

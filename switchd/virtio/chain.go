@@ -23,7 +23,8 @@ func (q *Queue) addBuffer(b *Burst, c *Chain, addr uint64, size uint32, flags ui
 		return fmt.Errorf("%w: transmit buffer %d has a descriptor marked for writing", ErrRing, c.ID)
 	}
 	c.Len += uint64(size)
-	for left := uint64(size); left > 0; {
+	// What follows a cut is touched by nobody, and one descriptor can run over hundreds of regions: it is not translated.
+	for left := uint64(size); left > 0 && !c.Cut; {
 		p, n := q.memory.Translate(addr, left, &q.hint)
 		if n == 0 {
 			return fmt.Errorf("%w: buffer %d: %d bytes at guest address %#x are not in guest memory", ErrRing, c.ID, left, addr)

@@ -90,7 +90,11 @@ func (m *model) next(s spot, n int) spot {
 // shape makes up a buffer: pieces anywhere in the data regions, some of them empty, and how many of them stand in the ring itself; the rest
 // is in an indirect table.
 func (m *model) shape() (pieces []piece, inRing int) {
-	pieces = make([]piece, 1+m.rnd.IntN(maxPieces))
+	most := maxPieces
+	if !m.indirect {
+		most = min(most, m.size)
+	}
+	pieces = make([]piece, 1+m.rnd.IntN(most))
 	addr := dataGPA + uint64(m.rnd.IntN(dataEnd-dataGPA-maxPieces*300))
 	if m.rnd.IntN(4) == 0 {
 		addr = dataSplit - uint64(m.rnd.IntN(1000)) // across the border

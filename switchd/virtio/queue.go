@@ -85,8 +85,8 @@ type Queue struct {
 	availWord           guestmem.Ptr
 	availShift          uint // the avail index is at this bit of the 32-bit word at availWord
 
-	returned  uint32 // packed: slots, split: entries returned since the last Notify
-	callIndex uint16 // used position at the last Notify
+	returned  uint32 // packed: slots, split: entries returned since the last NeedsCall
+	callIndex uint16 // used position at the last NeedsCall
 	callWrap  bool
 	kick      int
 	call      int

@@ -32,7 +32,10 @@ func (q *Queue) fetchSplit(b *Burst, limit int) (int, error) {
 	if uint32(idx-q.avail) > q.size {
 		return b.N, fmt.Errorf("%w: avail index %d is more than %d ahead of %d", ErrRing, idx, q.size, q.avail)
 	}
-	waiting := int(idx - b.next)
+	waiting := int(idx-q.avail) - int(b.next-q.avail)
+	if waiting < 0 {
+		return b.N, fmt.Errorf("%w: avail index %d went back behind buffer %d, which was fetched already", ErrRing, idx, b.next)
+	}
 	mask := q.size - 1
 	for ; b.N < limit && waiting > 0 && b.walked < maxWalk; waiting-- {
 		head := uint32((q.driver + ringEntries + guestmem.Ptr(uint32(b.next)&mask)*availEntrySize).LoadU16())
@@ -81,6 +84,7 @@ func (q *Queue) walkSplit(b *Burst, c *Chain, addr, word uint64) error {
 				return err
 			}
 			inTable, next = true, 0
+			steps-- // it holds no buffer itself: the table may be as long as a chain
 		} else {
 			if err := q.addBuffer(b, c, addr, size, flags); err != nil {
 				return err
