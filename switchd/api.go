@@ -133,6 +133,11 @@ func (d *Daemon) Stats() control.Stats {
 	s.Uplink = control.UplinkStats{Name: "none", Driver: "none"}
 	if d.uplink != nil {
 		s.Uplink.Name, s.Uplink.Driver = d.uplink.Name(), d.uplink.Driver()
+		if link, err := d.uplink.Link(); err == nil {
+			s.Uplink.Up, s.Uplink.Carrier, s.Uplink.MTU = link.Up, link.Carrier, link.MTU
+		}
+		lost := d.uplink.Stats()
+		s.Uplink.Full, s.Uplink.Down, s.Uplink.Rejected, s.Uplink.Truncated = lost.Full, lost.Down, lost.Rejected, lost.Truncated
 	}
 	rx, tx := d.sw.UplinkStats()
 	s.Uplink.RX, s.Uplink.TX = queueStats(rx), queueStats(tx)

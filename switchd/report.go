@@ -27,6 +27,9 @@ func (d *Daemon) report(e forward.Event) {
 	case forward.EventAddressLimit:
 		d.log.Warn("port uses more source addresses than it may; frames from further ones are dropped", "port", e.Port, "mac", mac,
 			"limit", d.config.MACLimit)
+	case forward.EventUplinkFailed:
+		d.log.Error("nothing comes in from the uplink any more; restart switchd when the interface is back", "uplink", d.config.Uplink,
+			"error", e.Err)
 	case forward.EventFailed:
 		d.log.Error("device stopped: its guest or front-end broke the rules; the other ports are not affected", "port", e.Port,
 			"error", e.Err)

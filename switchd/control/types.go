@@ -152,10 +152,18 @@ type Worker struct {
 
 // UplinkStats are the way out's counters: RX came from outside.
 type UplinkStats struct {
-	Name   string     `json:"name"`
-	Driver string     `json:"driver"`
-	RX     QueueStats `json:"rx"`
-	TX     QueueStats `json:"tx"`
+	Name      string `json:"name"`
+	Driver    string `json:"driver"`
+	Up        bool   `json:"up"`
+	Carrier   bool   `json:"carrier"`
+	MTU       int    `json:"mtu"`
+	Full      uint64 `json:"full"`      // frames not sent: no room
+	Down      uint64 `json:"down"`      // frames not sent: the interface is down or gone
+	Rejected  uint64 `json:"rejected"`  // frames not sent: their offload request makes no sense
+	Truncated uint64 `json:"truncated"` // received frames longer than the driver's buffers
+
+	RX QueueStats `json:"rx"`
+	TX QueueStats `json:"tx"`
 }
 
 // Stats is everything that counts.

@@ -52,6 +52,7 @@ const (
 	EventUnregistered                  // an address left: aged out, or the port closed
 	EventDuplicate                     // a port uses an address that is registered on Other; its frames are dropped
 	EventAddressLimit                  // a port uses more addresses than it may
+	EventUplinkFailed                  // the uplink receives no more
 	EventFailed                        // the port's device broke the rules or its memory is gone; it was stopped
 )
 
@@ -62,5 +63,5 @@ type Event struct {
 	Other int // EventDuplicate: the port that has the address
 	MAC   uint64
 	VLAN  int
-	Err   error // EventFailed
+	Err   error // EventFailed, EventUplinkFailed; EventRegistered: the uplink did not take the address
 }

@@ -17,6 +17,7 @@ const (
 	DropNoDestination               // nobody has that address or VLAN
 	DropNoUplink                    // for the outside, and there is no uplink
 	DropUplinkFull                  // the uplink did not take it
+	DropForeignVLAN                 // for the outside, with the tag of another port's VLAN
 	DropNotReady                    // the receiving port has no running receive ring
 	DropRingFull                    // the receiver offered no buffers, also after the retries
 	DropTooSmall                    // the receiver's buffers are too small for the frame
@@ -26,7 +27,7 @@ const (
 
 var reasonNames = [numReasons]string{
 	"runt", "oversized", "bad_header", "bad_source", "own_address", "mac_duplicate", "mac_limit", "no_destination", "no_uplink",
-	"uplink_full", "not_ready", "ring_full", "too_small", "fault",
+	"uplink_full", "foreign_vlan", "not_ready", "ring_full", "too_small", "fault",
 }
 
 func (r Reason) String() string { return reasonNames[r] }

@@ -49,9 +49,10 @@ func readOffload(segments []guestmem.Segment, header int) offload {
 func (o *offload) none() bool     { return o.flags|o.gsoType == 0 }
 func (o *offload) segments() bool { return o.gsoType != VIRTIO_NET_HDR_GSO_NONE }
 
-// plausible checks the fields against the frame's length.
+// plausible checks the fields against the frame's length. A checksum that begins in the Ethernet header would let the sender change, at the
+// receiver, addresses that were judged here.
 func (o *offload) plausible(length int) bool {
-	if o.flags != 0 && int(o.csumStart)+int(o.csumOffset)+2 > length {
+	if o.flags != 0 && (o.csumStart < headerLen || int(o.csumStart)+int(o.csumOffset)+2 > length) {
 		return false
 	}
 	switch o.gsoType &^ VIRTIO_NET_HDR_GSO_ECN {

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"encoding/binary"
 	"runtime"
 	"sync/atomic"
 
@@ -11,8 +12,9 @@ import (
 
 // uplinkQueue is a queue pair of the uplink. It has one sender at a time; one worker receives from it.
 type uplinkQueue struct {
-	owned atomic.Uint32
-	queue uplink.Queue
+	owned      atomic.Uint32
+	queue      uplink.Queue
+	complained bool // its failure was reported; the receiving worker's
 }
 
 // openUplink gives the worker its queues: it receives from every queue whose number falls to it, and sends on one that it shares with as
@@ -41,20 +43,25 @@ func (s *Switch) uplinkQueue(i int) *uplinkQueue {
 // many went. What is lost is counted at the sender.
 func (w *worker) toUplink(p *Port, c *counters, list []uint8) int {
 	w.segments = w.segments[:0]
-	for i, index := range list {
-		w.prepare(&w.sending[i], &w.frames[index], uint16(p.vlan))
+	ready := 0
+	for _, index := range list {
+		if w.prepare(&w.sending[ready], &w.frames[index], uint16(p.vlan)) {
+			ready++
+		} else {
+			c.drops[DropForeignVLAN].Add(1)
+		}
 	}
 	bytes := 0
-	sent, err := w.send(w.sending[:len(list)])
+	sent, err := w.send(w.sending[:ready])
 	for i := range sent {
 		bytes += w.sending[i].Len
 	}
-	if err != nil && sent < len(list) { // the frame's memory is gone
+	if err != nil && sent < ready { // the frame's memory is gone
 		p.breakDown(err)
 	}
 	w.sw.uplinkC.tx.packets.Add(uint64(sent))
 	w.sw.uplinkC.tx.bytes.Add(uint64(bytes))
-	if lost := uint64(len(list) - sent); lost > 0 {
+	if lost := uint64(ready - sent); lost > 0 {
 		c.drops[DropUplinkFull].Add(lost)
 	}
 	return sent
@@ -68,25 +75,37 @@ func (w *worker) send(frames []uplink.TxFrame) (int, error) {
 	return w.out.queue.Send(frames)
 }
 
-// prepare describes a frame to the uplink: our header with the tag, the payload where it is.
-func (w *worker) prepare(t *uplink.TxFrame, f *frame, vlan uint16) {
+// prepare describes a frame to the uplink: our header with the tag, the payload where it is. A tag that the guest has put there stays, as in the
+// old switch, but is copied like the header, and must not be another port's VLAN: false if it is.
+func (w *worker) prepare(t *uplink.TxFrame, f *frame, vlan uint16) bool {
 	f.header(t.Header[:])
-	t.HeaderLen, t.Len = headerLen, f.length
+	t.HeaderLen, t.Len = headerLen+ether.TagLen, f.length
+	offset := f.offset
 	if kind := f.etherType(); kind != ether.TypeVLAN && kind != ether.TypeQinQ {
 		ether.PutTag(t.Header[:], vlan)
-		t.HeaderLen, t.Len = headerLen+ether.TagLen, f.length+ether.TagLen
+		t.Len += ether.TagLen
+	} else if f.length < headerLen+ether.TagLen {
+		t.HeaderLen = headerLen
+	} else {
+		guestmem.ReadSegments(t.Header[headerLen:], f.segments, offset)
+		offset += ether.TagLen
+		own := int(binary.BigEndian.Uint16(t.Header[headerLen:]) & 0x0fff)
+		if base := w.sw.config.VLANBase; own != int(vlan) && own >= base && own < base+MaxPorts {
+			return false
+		}
 	}
 	t.Offload = uplink.Offload{
 		Flags: f.request.flags, GSOType: f.request.gsoType, HdrLen: f.request.hdrLen, GSOSize: f.request.gsoSize,
 		CsumStart: f.request.csumStart, CsumOffset: f.request.csumOffset,
 	}
-	t.Segs = w.payload(f)
+	t.Segs = w.payload(f, offset)
+	return true
 }
 
-// payload lists where the payload lies, without the bytes before it.
-func (w *worker) payload(f *frame) []guestmem.Segment {
+// payload lists where the frame lies from that offset on, without the bytes before it.
+func (w *worker) payload(f *frame, offset int) []guestmem.Segment {
 	first := len(w.segments)
-	skip, left := f.offset, f.length-headerLen
+	skip, left := offset, f.length-headerLen-(offset-f.offset)
 	for _, s := range f.segments {
 		if left == 0 {
 			break
@@ -106,7 +125,11 @@ func (w *worker) payload(f *frame) []guestmem.Segment {
 // to a group; other frames go nowhere.
 func (w *worker) fromUplink(u *uplinkQueue) int {
 	w.source, w.requests = nil, false
-	n, _ := u.queue.Receive(w.received[:]) // errors show in the uplink's own state; there is nothing to deliver then
+	n, err := u.queue.Receive(w.received[:])
+	if err != nil && !u.complained {
+		u.complained = true
+		w.sw.emit(Event{Kind: EventUplinkFailed, Err: err})
+	}
 	c := &w.sw.uplinkC.rx
 	bytes := 0
 	for i := range n {

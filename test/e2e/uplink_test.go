@@ -94,6 +94,17 @@ func TestUplinkVLAN(t *testing.T) {
 			if vlan := vlanOf(t, s, out); vlan != 1001 {
 				t.Errorf("port 1's frame left with VLAN %d", vlan)
 			}
+			own := tagged(numbered(addr(0x99), addr(2), 200, 8), 77) // a guest's own tag stays
+			if err := b.Send(0, own); err != nil {
+				t.Fatal(err)
+			}
+			if vlan := vlanOf(t, s, append(bytes.Clone(own[:12]), own[16:]...)); vlan != 77 {
+				t.Errorf("a tag of the guest's own became VLAN %d", vlan)
+			}
+			if err := b.Send(0, tagged(numbered(addr(0x99), addr(2), 200, 8), 1000)); err != nil { // but not as another port
+				t.Fatal(err)
+			}
+			wantDrops(t, sw, 1, "foreign_vlan", 1)
 			send := func(f []byte) {
 				t.Helper()
 				if err := unix.Sendto(s, f, 0, &unix.SockaddrLinklayer{Ifindex: index(t, name)}); err != nil {
