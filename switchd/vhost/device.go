@@ -29,6 +29,7 @@ type Device struct {
 	status   uint8
 	slots    map[uint64]int // by guest address: how often a region was added
 	dirty    bool           // the set of running rings has to be looked at
+	warnings int            // lines logged about rings that cannot run
 }
 
 // NewDevice makes a device on a port, which it owns from then on. journal may be nil.
@@ -80,19 +81,23 @@ func (d *Device) ProtocolFeatures() uint64 { return d.protocol }
 // QueuePairs is how many queue pairs the device has.
 func (d *Device) QueuePairs() int { return d.options.MaxQueuePairs }
 
-// SetMemTable replaces all memory. The caller keeps the descriptors in the specs. Rings stop meanwhile and go on where the new memory has
+// SetMemTable replaces all memory. The descriptors in the specs stay the caller's. Rings stop meanwhile and go on where the new memory has
 // them.
 func (d *Device) SetMemTable(specs []guestmem.RegionSpec) error {
 	memory, err := guestmem.Map(specs)
 	if err != nil {
 		return err
 	}
+	clear(d.slots)
+	for _, r := range memory.Regions() {
+		d.slots[r.GuestPhysAddr] = 1
+	}
 	d.replaceMemory(memory)
 	return nil
 }
 
-// AddRegion adds a region (ADD_MEM_REG). QEMU before 8.1 sends each once per queue pair: what is there already is counted, and goes with the
-// last removal.
+// AddRegion adds a region (ADD_MEM_REG); its descriptor stays the caller's. QEMU before 8.1 sends each once per queue pair: what is there
+// already is counted, and goes with the last removal.
 func (d *Device) AddRegion(spec guestmem.RegionSpec) error {
 	memory := d.memory
 	if memory == nil {
@@ -121,13 +126,14 @@ func (d *Device) RemoveRegion(guestPhysAddr, userAddr, size uint64) error {
 	if d.memory == nil {
 		return fmt.Errorf("%w: REM_MEM_REG before any memory", ErrRefused)
 	}
-	if d.slots[guestPhysAddr] > 1 {
-		d.slots[guestPhysAddr]--
-		return nil
-	}
 	next, err := d.memory.Without(guestPhysAddr, userAddr, size)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	if d.slots[guestPhysAddr] > 1 {
+		d.slots[guestPhysAddr]--
+		next.Close()
+		return nil
 	}
 	delete(d.slots, guestPhysAddr)
 	d.replaceMemory(next)

@@ -18,20 +18,20 @@ type RingAddresses struct{ Desc, Used, Avail uint64 }
 type ring struct {
 	size       uint32
 	addresses  *RingAddresses
-	state      virtio.State
-	kick, call int  // eventfds, -1 for none
-	errorFD    int  // eventfd of SET_VRING_ERR, -1 for none; kept because the front-end expects us to hold it
-	started    bool // SET_VRING_KICK came, GET_VRING_BASE did not since
+	base       *uint32 // where to go on, as SET_VRING_BASE has it; nil: at the beginning
+	kick, call int     // eventfds, -1 for none
+	started    bool    // SET_VRING_KICK came, GET_VRING_BASE did not since
 	enable     *bool
+	unseen     bool          // the log says already that it is not in the shared memory
 	queue      *virtio.Queue // while it runs
 	entry      entry         // in the journal, from the first start until the front-end takes the position back
 }
 
-func newRing() ring { return ring{kick: -1, call: -1, errorFD: -1, entry: entry{index: -1}} }
+func newRing() ring { return ring{kick: -1, call: -1, entry: entry{index: -1}} }
 
 func (r *ring) close() {
-	CloseFDs(r.kick, r.call, r.errorFD)
-	r.kick, r.call, r.errorFD = -1, -1, -1
+	CloseFDs(r.kick, r.call)
+	r.kick, r.call = -1, -1
 }
 
 // enabled: without protocol features a ring is enabled from the start, with them by SET_VRING_ENABLE.
@@ -45,6 +45,39 @@ func (r *ring) enabled(features virtio.Features) bool {
 // complete tells whether everything is there that a running ring needs.
 func (r *ring) complete(features virtio.Features) bool {
 	return r.started && r.size > 0 && r.addresses != nil && r.enabled(features)
+}
+
+// position decodes the vring base. It waits for the ring's start because the meaning depends on features that may come later. For split
+// rings the base is the avail index. For packed rings bits 0..14 are the next position and bit 15 its wrap counter, which begins as 1; the
+// upper half, the used position, is the same in this device.
+func (r *ring) position(packed bool) virtio.State {
+	switch {
+	case !packed && r.base == nil:
+		return virtio.State{}
+	case !packed:
+		return virtio.State{Avail: uint16(*r.base)}
+	case r.base == nil:
+		return virtio.State{AvailWrap: true}
+	}
+	return virtio.State{Avail: uint16(*r.base & 0x7fff), AvailWrap: *r.base&0x8000 != 0}
+}
+
+// encodeBase is the reverse of position.
+func encodeBase(s virtio.State, packed bool) uint32 {
+	base := uint32(s.Avail)
+	if packed {
+		if s.AvailWrap {
+			base |= 0x8000
+		}
+		base |= base << 16
+	}
+	return base
+}
+
+// remember takes over the position of the queue that ran the ring.
+func (r *ring) remember(q *virtio.Queue) {
+	base := encodeBase(q.State(), q.Packed())
+	r.base = &base
 }
 
 // makeQueue translates the ring's addresses.
@@ -64,7 +97,7 @@ func (r *ring) makeQueue(index int, features virtio.Features, memory *guestmem.M
 	}
 	q, err := virtio.NewQueue(virtio.Config{
 		Size: r.size, Features: features, Receive: index%2 == 0, Desc: desc, Driver: driver, Device: device,
-		Memory: memory, State: r.state, Journal: r.entry.at, Resume: resume, Kick: r.kick, Call: r.call,
+		Memory: memory, State: r.position(packed), Journal: r.entry.at, Resume: resume, Kick: r.kick, Call: r.call,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("vring %d: %w", index, err)

@@ -46,5 +46,5 @@ type Update struct {
 	Rings            []*virtio.Queue // vring i: even = the guest's receive, odd = its transmit queue; nil where not running
 	Features         virtio.Features
 	ProtocolFeatures uint64
-	Memory           *guestmem.Memory
+	Memory           *guestmem.Memory // that the rings belong to; nil if none runs
 }

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"golang.org/x/sys/unix"
-
 	"vhostkit/switchd/virtio"
 )
 
@@ -50,15 +48,10 @@ func (d *Device) SetVringAddr(index uint32, a RingAddresses) error {
 	})
 }
 
-// SetVringBase sets where to go on in the ring: for split rings the avail index, for packed rings bits 0..14 position and bit 15 wrap counter
-// (the upper half, the used position, is the same in this device).
+// SetVringBase sets where to go on in the ring (ring.position has the format).
 func (d *Device) SetVringBase(index, base uint32) error {
 	return d.change(index, func(r *ring) error {
-		if d.features.Has(virtio.VIRTIO_F_RING_PACKED) {
-			r.state = virtio.State{Avail: uint16(base & 0x7fff), AvailWrap: base&0x8000 != 0}
-		} else {
-			r.state = virtio.State{Avail: uint16(base)}
-		}
+		r.base = &base
 		return nil
 	})
 }
@@ -72,14 +65,8 @@ func (d *Device) VringBase(index uint32) (uint32, error) {
 	d.stop(r)
 	r.started = false
 	d.forgetPlace(r)
-	base := uint32(r.state.Avail)
-	if d.features.Has(virtio.VIRTIO_F_RING_PACKED) {
-		if r.state.AvailWrap {
-			base |= 0x8000
-		}
-		base |= base << 16
-	}
-	return base, nil
+	packed := d.features.Has(virtio.VIRTIO_F_RING_PACKED)
+	return encodeBase(r.position(packed), packed), nil
 }
 
 // SetVringKick starts the ring. fd is -1 if the ring is to be polled.
@@ -118,18 +105,19 @@ func (d *Device) SetVringCall(index uint32, fd int) error {
 	return err
 }
 
-// SetVringErr sets where errors of the ring are signalled.
+// SetVringErr takes where errors of the ring could be signalled, which the protocol leaves to the back-end. Nothing is: a broken ring
+// ends the device, which the front-end sees, and a front-end that makes its eventfd block would hold up the end of its own device.
 func (d *Device) SetVringErr(index uint32, fd int) error {
-	r, err := d.at(index)
-	if err == nil && fd >= 0 {
-		err = checkEventFD(fd)
+	defer CloseFDs(fd)
+	if _, err := d.at(index); err != nil {
+		return fmt.Errorf("SET_VRING_ERR: %w", err)
 	}
-	if err != nil {
-		CloseFDs(fd)
-		return err
+	if fd < 0 {
+		return nil
 	}
-	CloseFDs(r.errorFD)
-	r.errorFD = fd
+	if err := checkEventFD(fd); err != nil {
+		return fmt.Errorf("SET_VRING_ERR: vring %d: %w", index, err)
+	}
 	return nil
 }
 
@@ -152,15 +140,6 @@ func (d *Device) forgetPlace(r *ring) {
 	r.entry = entry{index: -1}
 }
 
-// SignalErrors wakes who listens for errors of the rings, after the data plane has stopped the device.
-func (d *Device) SignalErrors() {
-	for _, r := range d.rings {
-		if r.errorFD >= 0 {
-			_, _ = unix.Write(r.errorFD, []byte{1, 0, 0, 0, 0, 0, 0, 0})
-		}
-	}
-}
-
 // stop takes a running ring from the data plane and keeps its position.
 func (d *Device) stop(r *ring) {
 	if r.queue == nil {
@@ -169,7 +148,7 @@ func (d *Device) stop(r *ring) {
 	q := r.queue
 	r.queue = nil
 	d.push()
-	r.state = q.State()
+	r.remember(q)
 	d.dirty = true
 }
 
@@ -187,16 +166,18 @@ func (d *Device) stopAll() {
 	}
 	d.push()
 	for i, r := range stopped {
-		r.state = queues[i].State()
+		r.remember(queues[i])
 	}
 	d.dirty = true
 }
 
-// push tells the data plane which rings run.
+// push tells the data plane which rings run. Without any it gets no memory either, which may then be closed.
 func (d *Device) push() {
-	u := Update{Features: d.features, ProtocolFeatures: d.protocol, Memory: d.memory, Rings: make([]*virtio.Queue, len(d.rings))}
+	u := Update{Features: d.features, ProtocolFeatures: d.protocol, Rings: make([]*virtio.Queue, len(d.rings))}
 	for i := range d.rings {
-		u.Rings[i] = d.rings[i].queue
+		if q := d.rings[i].queue; q != nil {
+			u.Rings[i], u.Memory = q, d.memory
+		}
 	}
 	d.port.Update(u)
 }
@@ -216,13 +197,13 @@ func (d *Device) Refresh() error {
 		case complete && r.queue == nil:
 			q, err := r.makeQueue(i, d.features, d.memory, d.journal)
 			if errors.Is(err, errNotShared) {
-				d.log.Error("a ring does not run, so no frames pass; does the front-end share all of the guest's memory?", "error", err)
+				d.warnNotShared(r, err)
 				continue
 			}
 			if err != nil {
 				return err
 			}
-			r.queue, started = q, true
+			r.queue, r.unseen, started = q, false, true
 		case !complete && r.queue != nil:
 			d.stop(r)
 		}
@@ -232,4 +213,17 @@ func (d *Device) Refresh() error {
 		d.push()
 	}
 	return nil
+}
+
+// maxWarnings bounds how much a front-end can make a device log about its rings.
+const maxWarnings = 16
+
+// warnNotShared says once that a ring cannot run, not after each message that follows.
+func (d *Device) warnNotShared(r *ring, err error) {
+	if r.unseen || d.warnings >= maxWarnings {
+		return
+	}
+	r.unseen = true
+	d.warnings++
+	d.log.Error("a ring does not run, so no frames pass; does the front-end share all of the guest's memory?", "error", err)
 }

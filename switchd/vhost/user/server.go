@@ -79,14 +79,18 @@ const (
 )
 
 // Connect is the client mode: it connects to a front-end that listens on Path, serves it, and connects again whenever that ends, until ctx
-// does.
+// does. It waits longer from try to try, also when connections succeed but do not last.
 func Connect(ctx context.Context, c Config) error {
 	wait, complained := firstRetry, false
 	for ctx.Err() == nil {
 		socket, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: c.Path, Net: "unix"})
 		if err == nil {
+			since := time.Now()
 			serve(ctx, socket, c)
-			wait, complained = firstRetry, false
+			complained = false
+			if time.Since(since) > lastRetry {
+				wait = firstRetry
+			}
 		} else if !complained {
 			c.Log.Warn("nobody listens on the socket yet; trying again until somebody does", "socket", c.Path, "error", err)
 			complained = true

@@ -24,6 +24,7 @@ type session struct {
 	device     *vhost.Device
 	protocol   uint64 // negotiated protocol features
 	backendReq int    // descriptor of SET_BACKEND_REQ_FD, -1 before
+	refusals   int    // requests refused so far
 	log        *slog.Logger
 }
 
@@ -50,14 +51,13 @@ func serve(ctx context.Context, socket *net.UnixConn, c Config) {
 	stop()
 	if reason := failure.Load(); reason != nil {
 		err = *reason
-		s.device.SignalErrors()
 	}
 	s.device.Close(ctx.Err() != nil)
 	vhost.CloseFDs(s.backendReq)
 	switch {
 	case err == nil, errors.Is(err, io.EOF), ctx.Err() != nil:
 		log.Info("device disconnected")
-	case errors.Is(err, unix.ECONNRESET):
+	case errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
 		log.Info("device disconnected", "error", err)
 	default:
 		log.Error("device stopped", "error", err)
@@ -84,8 +84,9 @@ func (s *session) handle(m *Message) error {
 	s.log.Debug("message", "request", m.Request.String(), "bytes", len(m.Payload), "fds", len(m.FDs))
 	h, known := handlers[m.Request]
 	if !known {
-		s.log.Warn("unknown vhost-user request", "request", uint32(m.Request))
-		return s.acknowledge(m, fmt.Errorf("%w: unknown", vhost.ErrRefused))
+		err := fmt.Errorf("%w: unknown", vhost.ErrRefused)
+		s.refused(m, err)
+		return s.acknowledge(m, err)
 	}
 	answer, err := h(s, m)
 	if err == nil {
@@ -94,17 +95,32 @@ func (s *session) handle(m *Message) error {
 	if err == nil && answer != nil {
 		return s.conn.reply(m.Request, answer)
 	}
-	if ackErr := s.acknowledge(m, err); ackErr != nil && err == nil {
+	ackErr := s.acknowledge(m, err)
+	if err == nil {
 		err = ackErr
 	}
 	if errors.Is(err, vhost.ErrRefused) {
-		s.log.Warn("request refused", "request", m.Request.String(), "error", err)
-		return nil
+		s.refused(m, err)
+		return ackErr
 	}
 	if err != nil && !errors.Is(err, ErrMessage) {
 		err = fmt.Errorf("%v: %w", m.Request, err)
 	}
 	return err
+}
+
+// maxRefusals bounds how much a front-end can make a session log about requests that it refuses.
+const maxRefusals = 16
+
+func (s *session) refused(m *Message, err error) {
+	level := slog.LevelWarn
+	if s.refusals++; s.refusals > maxRefusals {
+		level = slog.LevelDebug
+	}
+	s.log.Log(context.Background(), level, "request refused", "request", m.Request.String(), "error", err)
+	if s.refusals == maxRefusals {
+		s.log.Warn("further requests of this device are refused without a line in the log")
+	}
 }
 
 // acknowledge answers a request that has no answer of its own, if REPLY_ACK was negotiated and the front-end wants it: 0 is success.

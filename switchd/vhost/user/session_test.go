@@ -2,205 +2,16 @@ package user
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
-	"io"
-	"log/slog"
-	"net"
-	"os"
-	"path/filepath"
-	"sync"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/vhost"
 	"vhostkit/switchd/virtio"
 )
-
-// fakeSwitch stands for the data plane.
-type fakeSwitch struct {
-	mu      sync.Mutex
-	updates []vhost.Update
-	macs    [][6]byte
-	closed  bool
-	fail    func(error)
-}
-
-func (s *fakeSwitch) Connect(c vhost.Connection) (vhost.Port, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fail = c.Fail
-	return s, nil
-}
-func (s *fakeSwitch) ID() int { return 0 }
-func (s *fakeSwitch) Update(u vhost.Update) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.updates = append(s.updates, u)
-	for _, q := range u.Rings { // what a worker does first
-		if q != nil {
-			_ = guestmem.Contain(q.Start)
-		}
-	}
-}
-func (s *fakeSwitch) Announce(mac [6]byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.macs = append(s.macs, mac)
-}
-func (s *fakeSwitch) SetMTU(int) error { return nil }
-func (s *fakeSwitch) Close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-}
-
-func (s *fakeSwitch) running() (n int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.updates) == 0 {
-		return 0
-	}
-	for _, q := range s.updates[len(s.updates)-1].Rings {
-		if q != nil {
-			n++
-		}
-	}
-	return n
-}
-
-// client is a front-end's end of a session.
-type client struct {
-	t    testing.TB
-	conn *net.UnixConn
-	sw   *fakeSwitch
-	done chan struct{}
-}
-
-func newSession(t testing.TB) *client {
-	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ends := [2]*net.UnixConn{}
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "socketpair")
-		c, err := net.FileConn(f)
-		f.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		ends[i] = c.(*net.UnixConn)
-	}
-	c := &client{t: t, conn: ends[0], sw: &fakeSwitch{}, done: make(chan struct{})}
-	config := Config{
-		Path: "test", Switch: c.sw, Options: vhost.Options{MaxQueuePairs: 2, Mergeable: true, MTU: 1500},
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-	}
-	go func() {
-		defer close(c.done)
-		serve(context.Background(), ends[1], config)
-	}()
-	return c
-}
-
-func (c *client) close() {
-	c.conn.Close()
-	select {
-	case <-c.done:
-	case <-time.After(10 * time.Second):
-		c.t.Fatal("the session does not end")
-	}
-}
-
-func (c *client) send(r Request, flags uint32, payload []byte, fds ...int) {
-	c.t.Helper()
-	b := binary.LittleEndian.AppendUint32(nil, uint32(r))
-	b = binary.LittleEndian.AppendUint32(b, flagVersion|flags)
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(payload)))
-	if _, _, err := c.conn.WriteMsgUnix(append(b, payload...), unix.UnixRights(fds...), nil); err != nil {
-		c.t.Fatalf("%v: %v", r, err)
-	}
-}
-
-func (c *client) answer(r Request) []byte {
-	c.t.Helper()
-	var h [headerSize]byte
-	_ = c.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
-	if _, err := io.ReadFull(c.conn, h[:]); err != nil {
-		c.t.Fatalf("answer to %v: %v", r, err)
-	}
-	header, err := DecodeHeader(h[:])
-	if err != nil || header.Request != r || header.Flags != flagVersion|flagReply {
-		c.t.Fatalf("answer to %v has header %+v, %v", r, header, err)
-	}
-	payload := make([]byte, header.Size)
-	if _, err := io.ReadFull(c.conn, payload); err != nil {
-		c.t.Fatal(err)
-	}
-	return payload
-}
-
-func (c *client) ask(r Request, payload []byte) []byte {
-	c.t.Helper()
-	c.send(r, 0, payload)
-	return c.answer(r)
-}
-
-// tell wants an acknowledgement and returns it: 0 is success.
-func (c *client) tell(r Request, payload []byte, fds ...int) uint64 {
-	c.t.Helper()
-	c.send(r, flagNeedReply, payload, fds...)
-	return binary.LittleEndian.Uint64(c.answer(r))
-}
-
-func u32s(v ...uint32) (b []byte) {
-	for _, x := range v {
-		b = binary.LittleEndian.AppendUint32(b, x)
-	}
-	return b
-}
-
-func u64s(v ...uint64) (b []byte) {
-	for _, x := range v {
-		b = binary.LittleEndian.AppendUint64(b, x)
-	}
-	return b
-}
-
-func memfd(t testing.TB, size int64) int {
-	t.Helper()
-	fd, err := unix.MemfdCreate("session-test", unix.MFD_CLOEXEC)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Ftruncate(fd, size); err != nil {
-		t.Fatal(err)
-	}
-	return fd
-}
-
-func eventfd(t testing.TB) int {
-	t.Helper()
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return fd
-}
-
-func openFDs(t testing.TB) int {
-	t.Helper()
-	list, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(list)
-}
 
 // TestQEMUOrder plays the order of messages of QEMU 7.2, enabling rings before SET_FEATURES, with memory slots; then its way out.
 func TestQEMUOrder(t *testing.T) {
@@ -339,86 +150,108 @@ func TestRefusals(t *testing.T) {
 	c.close()
 }
 
-func TestServerReplacesStaleSocketOnly(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	config := Config{
-		Path: path, Switch: &fakeSwitch{}, Options: vhost.Options{MaxQueuePairs: 1}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Mode: 0o600,
-	}
-	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Listen(config); err == nil {
-		t.Error("a regular file was replaced")
-	}
-	os.Remove(path)
-	s, err := Listen(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("socket has mode %v, %v", info.Mode(), err)
-	}
-	if _, err := Listen(config); err == nil {
-		t.Error("a live socket was replaced")
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx) }()
-	conn, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Lstat(path); err == nil {
-		t.Error("the socket is left behind")
-	}
-}
-
-// FuzzSession feeds a session with arbitrary bytes, and descriptors with them: it ends, without a panic, a hang or a leak.
-func FuzzSession(f *testing.F) {
-	f.Add(append(u32s(1, 1, 0), u32s(2, 1, 8, 1<<30, 0)...), byte(0))
-	f.Add(append(u32s(5, 1, 40), append(u32s(1, 0), u64s(0, 4096, 0, 0)...)...), byte(1))
-	f.Add(append(u32s(12, 1, 8), u64s(0x100)...), byte(2))
-	f.Fuzz(func(t *testing.T, b []byte, kind byte) {
+// TestVirtioUserOrder plays DPDK's virtio-user: features first, one region whose guest addresses are the front-end's own, rings enabled after
+// they are set up, stopped and started again.
+func TestVirtioUserOrder(t *testing.T) {
+	for _, packed := range []bool{false, true} {
 		c := newSession(t)
-		var fds []int
-		for range kind % 10 {
-			if kind&0x80 != 0 {
-				fds = append(fds, eventfd(t))
-			} else {
-				fds = append(fds, memfd(t, 8192))
+		fd, event := memfd(t, 1<<20), eventfd(t)
+		features, base := virtio.Bits(virtio.VIRTIO_F_VERSION_1, virtio.VHOST_USER_F_PROTOCOL), uint32(0)
+		if packed {
+			features |= virtio.Bits(virtio.VIRTIO_F_RING_PACKED)
+			base = 0x8000
+		}
+		c.send(VHOST_USER_SET_OWNER, 0, nil)
+		c.ask(VHOST_USER_GET_FEATURES, nil)
+		c.ask(VHOST_USER_GET_PROTOCOL_FEATURES, nil)
+		c.send(VHOST_USER_SET_PROTOCOL_FEATURES, 0, u64s(1<<VHOST_USER_PROTOCOL_F_MQ|1<<VHOST_USER_PROTOCOL_F_REPLY_ACK|
+			1<<VHOST_USER_PROTOCOL_F_STATUS))
+		c.ask(VHOST_USER_GET_QUEUE_NUM, nil)
+		for round := range 2 {
+			c.tell(VHOST_USER_SET_STATUS, u64s(3))
+			c.send(VHOST_USER_SET_FEATURES, 0, u64s(uint64(features)))
+			for i := range uint64(2) {
+				c.send(VHOST_USER_SET_VRING_CALL, 0, u64s(i), event)
 			}
+			const at = 0x100000000
+			if r := c.tell(VHOST_USER_SET_MEM_TABLE, append(u32s(1, 0), u64s(at, 1<<20, at, 0)...), fd); r != 0 {
+				t.Fatalf("SET_MEM_TABLE: %d", r)
+			}
+			for i := range uint32(2) {
+				ring := at + uint64(i)*0x10000
+				c.send(VHOST_USER_SET_VRING_NUM, 0, u32s(i, 256))
+				c.send(VHOST_USER_SET_VRING_BASE, 0, u32s(i, base))
+				c.send(VHOST_USER_SET_VRING_ADDR, 0, append(u32s(i, 0), u64s(ring, ring+0x3000, ring+0x2000, 0)...))
+				c.send(VHOST_USER_SET_VRING_KICK, 0, u64s(uint64(i)), event)
+			}
+			c.ask(VHOST_USER_GET_STATUS, nil)
+			if n := c.sw.running(); n != 0 {
+				t.Errorf("packed %v, round %d: %d rings run before they are enabled", packed, round, n)
+			}
+			for i := range uint32(2) {
+				c.tell(VHOST_USER_SET_VRING_ENABLE, u32s(i, 1))
+			}
+			if n := c.sw.running(); n != 2 {
+				t.Errorf("packed %v, round %d: %d rings run, want 2", packed, round, n)
+			}
+			for i := range uint32(2) {
+				c.tell(VHOST_USER_SET_VRING_ENABLE, u32s(i, 0))
+			}
+			if n := c.sw.running(); n != 0 {
+				t.Errorf("packed %v, round %d: %d rings run after they were disabled", packed, round, n)
+			}
+			for i := range uint32(2) {
+				want := base | base<<16
+				if got := c.ask(VHOST_USER_GET_VRING_BASE, u32s(i, 0)); !bytes.Equal(got, u32s(i, want)) {
+					t.Errorf("packed %v: GET_VRING_BASE is %x, want %#x", packed, got, want)
+				}
+			}
+			c.tell(VHOST_USER_SET_STATUS, u64s(0))
 		}
-		_, _, _ = c.conn.WriteMsgUnix(b, unix.UnixRights(fds...), nil)
-		vhost.CloseFDs(fds...)
-		_ = c.conn.CloseWrite()
-		_ = c.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
-		_, _ = io.Copy(io.Discard, c.conn)
+		vhost.CloseFDs(fd, event)
 		c.close()
-		if !c.sw.closed {
-			t.Error("the port was not closed")
-		}
-	})
+	}
 }
 
-func FuzzDecode(f *testing.F) {
-	f.Add(u32s(5, 1, 40), append(u32s(1, 0), u64s(0, 4096, 0, 0)...), uint8(1))
-	f.Fuzz(func(t *testing.T, header, payload []byte, fds uint8) {
-		h, err := DecodeHeader(header)
-		if err == nil && (h.Size > maxPayload || h.Flags&versionMask != flagVersion) {
-			t.Errorf("accepted %+v", h)
+// TestForeignSlot: what is not there cannot be removed, also where the guest address is right; a table replaces what slots have counted.
+func TestForeignSlot(t *testing.T) {
+	c := newSession(t)
+	defer c.close()
+	c.send(VHOST_USER_SET_PROTOCOL_FEATURES, 0, u64s(1<<VHOST_USER_PROTOCOL_F_REPLY_ACK))
+	fd := memfd(t, 1<<20)
+	defer unix.Close(fd)
+	region := u64s(0, 0x1000, 1<<20, 1<<40, 0)
+	steps := []struct {
+		name    string
+		request Request
+		payload []byte
+		fds     []int
+		refused bool
+	}{
+		{"add", VHOST_USER_ADD_MEM_REG, region, []int{fd}, false},
+		{"add again", VHOST_USER_ADD_MEM_REG, region, []int{fd}, false},
+		{"remove with another size", VHOST_USER_REM_MEM_REG, u64s(0, 0x1000, 4096, 1<<40, 0), nil, true},
+		{"remove with another user address", VHOST_USER_REM_MEM_REG, u64s(0, 0x1000, 1<<20, 1<<41, 0), nil, true},
+		{"table", VHOST_USER_SET_MEM_TABLE, append(u32s(1, 0), region[8:]...), []int{fd}, false},
+		{"remove", VHOST_USER_REM_MEM_REG, region, nil, false},
+		{"remove again", VHOST_USER_REM_MEM_REG, region, nil, true},
+	}
+	for _, step := range steps {
+		if got := c.tell(step.request, step.payload, step.fds...); (got != 0) != step.refused {
+			t.Errorf("%s: acknowledged with %d, refused should be %v", step.name, got, step.refused)
 		}
-		m := &Message{Header: h, Payload: payload, FDs: make([]int, fds%12)}
-		if specs, err := DecodeMemTable(m); err == nil && len(specs) != len(m.FDs) {
-			t.Errorf("%d regions with %d descriptors", len(specs), len(m.FDs))
-		}
-		_, _ = m.Uint64()
-		_, _, _ = m.VringState()
-		_, _ = singleRegion(m)
-		_, _, _ = m.vringFD()
-	})
+	}
+}
+
+// TestRefusalsAreNotAFlood: a front-end cannot fill the log with requests that are refused.
+func TestRefusalsAreNotAFlood(t *testing.T) {
+	c := newSession(t)
+	for range 1000 {
+		c.send(77, 0, nil)
+	}
+	c.ask(VHOST_USER_GET_FEATURES, nil)
+	c.close()
+	if n := strings.Count(c.log.String(), "\n"); n < maxRefusals || n > maxRefusals+4 {
+		t.Errorf("%d lines in the log after 1000 refusals, want about %d", n, maxRefusals)
+	}
 }
