@@ -42,7 +42,6 @@ func (w *worker) call(q *virtio.Queue, p *Port, c *counters) {
 
 // freeWorkers frees workers that have been in one and the same call since the last tick, and stops the device that held them.
 func (s *Switch) freeWorkers() {
-	var count [8]byte
 	for _, w := range s.workers {
 		g := &w.guard
 		calls := g.calls.Load()
@@ -52,10 +51,18 @@ func (s *Switch) freeWorkers() {
 			continue
 		}
 		g.port.Load().breakDown(ErrBlocked)
-		if g.write.Load() {
-			_, _ = unix.Read(int(g.fd.Load()), count[:]) // the counter is full: this empties it and does not block
-		} else {
-			_, _ = unix.Write(int(g.fd.Load()), []byte{1, 0, 0, 0, 0, 0, 0, 0})
-		}
+		// The counter is full, so reading empties it at once, or empty, so writing fills it; but the front-end may be quicker and make
+		// this block in turn, so the event goroutine does not wait for it.
+		go free(int(g.fd.Load()), g.write.Load())
+	}
+}
+
+// free undoes what a front-end did to an eventfd's counter so that a call on it blocks.
+func free(fd int, write bool) {
+	var count [8]byte
+	if write {
+		_, _ = unix.Read(fd, count[:])
+	} else {
+		_, _ = unix.Write(fd, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	}
 }

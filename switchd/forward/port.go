@@ -51,6 +51,7 @@ type receiveRing struct {
 	merge   bool        // a frame may take several buffers
 	stalled atomic.Bool // offered nothing during all retries, nor since: retrying is pointless
 	accept  offloads
+	fresh   bool // its driver has to be woken once; the first worker's
 	port    *Port
 	c       *counters
 }
@@ -61,7 +62,8 @@ type transmitRing struct {
 	header   int
 	offloads bool // headers carry checksum or segmentation requests
 	pair     int
-	worker   int // who polls it, -1 before the first table; sw.mu
+	fresh    bool // just started; the first worker's
+	worker   int  // who polls it, -1 before the first table; sw.mu
 	port     *Port
 	c        *counters
 
@@ -118,12 +120,12 @@ func (p *Port) newView(rings []*virtio.Queue, features virtio.Features, memory *
 		if i%2 == 0 {
 			v.rx = append(v.rx, &receiveRing{
 				queue: q, header: features.HeaderSize(), merge: features.Has(virtio.VIRTIO_NET_F_MRG_RXBUF),
-				accept: acceptedOffloads(features), port: p, c: &p.pairs[pair].rx,
+				accept: acceptedOffloads(features), fresh: true, port: p, c: &p.pairs[pair].rx,
 			})
 		} else {
 			v.tx = append(v.tx, &transmitRing{
 				queue: q, header: features.HeaderSize(), offloads: features.Has(virtio.VIRTIO_NET_F_CSUM),
-				pair: pair, worker: -1, port: p, c: &p.pairs[pair].tx,
+				pair: pair, fresh: true, worker: -1, port: p, c: &p.pairs[pair].tx,
 			})
 		}
 	}

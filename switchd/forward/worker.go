@@ -103,7 +103,6 @@ func (w *worker) run() {
 		w.stats.empty.Store(w.stats.empty.Load() + 1)
 		idle = w.rest(idle)
 	}
-	w.ringsClosed()
 }
 
 // adopt moves to the newest table and tells the control side. It reports whether to go on.
@@ -113,17 +112,40 @@ func (w *worker) adopt() bool {
 	if t == w.table {
 		return true
 	}
-	w.ringsClosed()
+	w.source = nil
 	w.table = t
 	w.tx = t.tx[w.index]
 	w.groups.resize(len(t.ports))
 	w.stats.rings.Store(int32(len(w.tx)))
 	w.sleep.watch(w.tx, w.uplink)
+	if w.index == 0 {
+		w.wakeFresh()
+	}
 	w.passed.Store(t.epoch)
 	return !t.closed
 }
 
-func (w *worker) ringsClosed() { w.source = nil }
+// wakeFresh wakes the drivers of rings that have just started. The switch may have been killed between returning buffers and saying so, and a
+// driver that sleeps on a full ring would never hear of it.
+func (w *worker) wakeFresh() {
+	for _, v := range w.table.ports {
+		if v == nil {
+			continue
+		}
+		for _, r := range v.rx {
+			if r.fresh && r.queue.CallFD() >= 0 {
+				w.call(r.queue, r.port, r.c)
+			}
+			r.fresh = false
+		}
+		for _, r := range v.tx {
+			if r.fresh && r.queue.CallFD() >= 0 {
+				w.call(r.queue, r.port, r.c)
+			}
+			r.fresh = false
+		}
+	}
+}
 
 // pin binds the thread to its core. A core that cannot be had is no reason not to serve.
 func (w *worker) pin() {
