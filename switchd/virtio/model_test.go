@@ -277,7 +277,9 @@ func (m *model) collect() (list []returnedBuffer, places []spot) {
 				return list, places
 			}
 			if id = uint16(word >> 32); word>>49&1 == 1 {
-				length = uint32(word) // without WRITE the field is reserved
+				if length = uint32(word); length == 0 {
+					panic("a used descriptor has WRITE and nothing was written (2.8.5)")
+				}
 			}
 		} else {
 			if uint16(load32(m.file, deviceOff)>>16) == m.seen.at {

@@ -45,6 +45,7 @@ type stress struct {
 	passed         atomic.Int64 // buffers that came back
 	kicks, sleeps  atomic.Int64
 	waits, retried atomic.Int64
+	spun           int
 }
 
 func newStress(t *testing.T, packed, event bool, rounds int) *stress {
@@ -112,7 +113,7 @@ func (s *stress) run(t *testing.T) {
 func (s *stress) device() error {
 	var fence guestmem.Fence
 	b := &Burst{}
-	rnd := rand.New(rand.NewPCG(1, 2))
+	rnd, patience := rand.New(rand.NewPCG(1, 2)), 0
 	for done, idle := 0, 0; done < s.rounds; {
 		b.Reset(s.q)
 		n, err := s.q.Fetch(b, BurstSize)
@@ -127,8 +128,12 @@ func (s *stress) device() error {
 			idle = 0
 			continue
 		}
-		if idle++; idle < rnd.IntN(8) {
+		if idle++; idle < patience {
 			continue
+		}
+		patience = rnd.IntN(8)
+		if rnd.IntN(2) == 0 {
+			patience = 1000 // still awake when the next buffer comes: the races are between two that run
 		}
 		s.q.WantKicks(true)
 		fence.Full()
@@ -151,7 +156,7 @@ func (s *stress) driver() error {
 	never := callWish{never: true, event: s.m.seen}
 	s.m.wish(never)
 	rnd := rand.New(rand.NewPCG(5, 6))
-	offered, back := 0, 0
+	offered, back, spin := 0, 0, 0
 	collect := func() int {
 		list, _ := s.m.collect()
 		back += len(list)
@@ -173,6 +178,9 @@ func (s *stress) driver() error {
 		if offered == back || offered < s.rounds && rnd.IntN(4) == 0 {
 			continue
 		}
+		for range rnd.IntN(200) { // so that the wish falls on any moment of the device's work
+			spin++
+		}
 		// Ask to be called for the next one, or for one a little later that is with the device, and look again before sleeping.
 		s.m.wish(callWish{always: !s.m.event, event: s.m.seen})
 		if collect() > 0 {
@@ -192,6 +200,7 @@ func (s *stress) driver() error {
 		}
 		s.m.wish(never)
 	}
+	s.spun = spin
 	return nil
 }
 
