@@ -29,8 +29,8 @@ func (d *Daemon) Ports() []control.Port {
 		plugged[id] = p
 	}
 	waiting := map[string]string{}
-	for name, path := range d.named {
-		waiting[name] = path
+	for name := range d.named {
+		waiting[name] = d.socketOf(name)
 	}
 	d.mu.Unlock()
 	list := []control.Port{}

@@ -29,7 +29,10 @@ type Config struct {
 	SocketDir   string   `toml:"socket-dir"`  // of named ports' sockets
 	StateDir    string   `toml:"state-dir"`   // where named ports are remembered
 
-	ControlSocket string `toml:"control"`
+	ControlSocket string   `toml:"control"`
+	QEMUSocket    string   `toml:"qemu-socket"` // where QEMU processes ask for ports and devices; "none": nowhere
+	QEMUGroup     string   `toml:"qemu-group"`  // who may
+	Devices       []string `toml:"device"`      // character devices that they may ask for
 
 	Uplink       string `toml:"uplink"`        // "none", "tap", "tap:NAME"
 	UplinkQueues int    `toml:"uplink-queues"` // 0: one per worker
@@ -75,7 +78,8 @@ func DefaultConfig() Config {
 	return Config{
 		Cores: []int{-1}, MainCore: -1,
 		SocketMode: "0660", SocketDir: filepath.Join(run, "ports"), StateDir: state, ControlSocket: filepath.Join(run, "switchd.sock"),
-		Uplink: "none", VM2VM: 1, RxRetry: true, RxRetryNum: 4, RxRetryDelay: 15, VLANStrip: true, VLANBase: 1000,
+		QEMUGroup: "kvm",
+		Uplink:    "none", VM2VM: 1, RxRetry: true, RxRetryNum: 4, RxRetryDelay: 15, VLANStrip: true, VLANBase: 1000,
 		Poll: "adaptive", MTU: 1500, MaxQueuePairs: 8, MACLimit: 64, AddressAge: 300, LogFormat: "text", LogLevel: "info",
 	}
 }
@@ -83,6 +87,14 @@ func DefaultConfig() Config {
 // DefaultSocket is the shared socket of the new command line.
 func DefaultSocket(c Config) string {
 	return filepath.Join(filepath.Dir(c.ControlSocket), "vhost.sock")
+}
+
+// QEMUSocket is where QEMU processes ask: beside the control socket where nothing else is said.
+func QEMUSocket(c Config) string {
+	if c.QEMUSocket == "" {
+		return filepath.Join(filepath.Dir(c.ControlSocket), "qemu.sock")
+	}
+	return c.QEMUSocket
 }
 
 // LoadFile reads a TOML file over the present values. Unknown keys are errors.
@@ -200,6 +212,7 @@ func (c *Config) Validate() error {
 		oneOf("--log-format", c.LogFormat, "text", "json"),
 		oneOf("--log-level", c.LogLevel, "debug", "info", "warn", "error"),
 		c.checkUplink(), c.checkMode(), c.checkCores(), c.checkSockets(), socketPath("--control", c.ControlSocket, maxListenPath),
+		c.checkBroker(),
 	} {
 		if err != nil {
 			all = multierror.Append(all, err)
@@ -231,6 +244,18 @@ func (c *Config) checkSockets() error {
 			continue
 		}
 		return &RangeError{"--socket-file", strconv.Quote(path), "each path once"}
+	}
+	return nil
+}
+
+func (c *Config) checkBroker() error {
+	if err := socketPath("--qemu-socket", QEMUSocket(*c), maxListenPath); err != nil {
+		return err
+	}
+	for _, path := range c.Devices {
+		if !strings.HasPrefix(filepath.Clean(path), "/dev/") {
+			return &RangeError{"--device", strconv.Quote(path), "a path below /dev"}
+		}
 	}
 	return nil
 }

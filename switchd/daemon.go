@@ -31,12 +31,12 @@ type Daemon struct {
 	journal *vhost.Journal // nil: none
 
 	mu        sync.Mutex
-	sockets   map[string]*socket // by path
-	named     map[string]string  // name → path of the ports that have a socket of their own
-	persistMu sync.Mutex         // one change of the named ports at a time
-	plugged   map[int]*plug      // connected devices by port
-	serveCtx  context.Context    // sockets live as long as this; set by Run
-	failed    chan error         // the first part that stopped by itself
+	sockets   map[string]*socket   // by path
+	named     map[string]namedPort // the ports that have a socket of their own
+	persistMu sync.Mutex           // one change of the named ports at a time
+	plugged   map[int]*plug        // connected devices by port
+	serveCtx  context.Context      // sockets live as long as this; set by Run
+	failed    chan error           // the first part that stopped by itself
 }
 
 // New checks the configuration and opens the uplink. Nothing is served before Run.
@@ -46,7 +46,7 @@ func New(config Config, log *slog.Logger) (*Daemon, error) {
 	}
 	d := &Daemon{
 		config: config, log: log, started: time.Now(),
-		sockets: map[string]*socket{}, named: map[string]string{}, plugged: map[int]*plug{}, failed: make(chan error, 1),
+		sockets: map[string]*socket{}, named: map[string]namedPort{}, plugged: map[int]*plug{}, failed: make(chan error, 1),
 		options: vhost.Options{
 			Mergeable: config.Mergeable, TxCsum: config.TxCsum, TSO: config.TSO, Promiscuous: config.Promiscuous,
 			MaxQueuePairs: config.MaxQueuePairs, MTU: config.MTU,
@@ -131,7 +131,7 @@ func (d *Daemon) openJournal() {
 // serve opens the sockets, the persisted ports and the control socket.
 func (d *Daemon) serve(ctx context.Context) error {
 	for _, path := range d.config.SocketFiles {
-		if err := d.openSocket(path, ""); err != nil {
+		if err := d.openSocket(path, namedPort{}); err != nil {
 			return err
 		}
 	}
@@ -141,22 +141,29 @@ func (d *Daemon) serve(ctx context.Context) error {
 	if err := os.MkdirAll(filepath.Dir(d.config.ControlSocket), 0o755); err != nil {
 		return fmt.Errorf("directory of the control socket: %w", err)
 	}
-	listener, err := unixsocket.Listen(d.config.ControlSocket, d.config.SocketGroup, 0o660)
+	listener, err := unixsocket.Listen(d.config.ControlSocket, unixsocket.Access{Group: d.config.SocketGroup})
 	if err != nil {
 		return err
 	}
-	server := control.NewServer(listener, d, d.log)
-	go func() {
-		if err := server.Serve(ctx); err != nil {
-			d.fail(err)
-		}
-	}()
+	d.answer(ctx, control.NewServer(listener, d, d.log))
+	if err := d.serveBroker(ctx); err != nil {
+		return err
+	}
 	if d.config.Stats > 0 {
 		go d.showStats(ctx)
 	}
 	d.log.Info("ready", "sockets", d.config.SocketFiles, "control", d.config.ControlSocket, "uplink", d.config.Uplink,
 		"vm2vm", d.config.VM2VM, "cores", d.config.Cores, "poll", d.config.Poll)
 	return nil
+}
+
+// answer serves requests until ctx ends.
+func (d *Daemon) answer(ctx context.Context, s *control.Server) {
+	go func() {
+		if err := s.Serve(ctx); err != nil {
+			d.fail(err)
+		}
+	}()
 }
 
 func (d *Daemon) fail(err error) {

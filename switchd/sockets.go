@@ -5,12 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
-	"sort"
+	"slices"
+	"strconv"
+	"strings"
 
 	"vhostkit/switchd/control"
+	"vhostkit/switchd/unixsocket"
 	"vhostkit/switchd/vhost/user"
 )
 
@@ -24,15 +28,30 @@ type socket struct {
 // portName is what a named port may be called: it becomes a file name and part of a domain's XML, and must not be taken for a number.
 var portName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,62}$`)
 
-// openSocket serves a path, as a server or in client mode; name is empty for shared sockets.
-func (d *Daemon) openSocket(path, name string) error {
+// namedPort is a port that is there also while nobody is connected. It persists.
+type namedPort struct {
+	Name string `json:"name"`
+	// UID and GID own the socket; nil is the configuration's.
+	UID *int `json:"uid,omitempty"`
+	GID *int `json:"gid,omitempty"`
+	// Asked is the user whose QEMU asked for the port; nil is the administrator.
+	Asked *int `json:"asked,omitempty"`
+}
+
+func (d *Daemon) socketOf(name string) string { return filepath.Join(d.config.SocketDir, name+".sock") }
+
+// openSocket serves a path, as a server or in client mode; the port's name is empty for shared sockets.
+func (d *Daemon) openSocket(path string, p namedPort) error {
 	mode, err := d.config.socketMode()
 	if err != nil {
 		return err
 	}
-	c := user.Config{
-		Path: path, Name: name, Group: d.config.SocketGroup, Mode: mode, Switch: d, Options: d.options, Journal: d.journal, Log: d.log,
+	name := p.Name
+	access := unixsocket.Access{UID: p.UID, Group: d.config.SocketGroup, Mode: mode}
+	if p.GID != nil {
+		access.Group = strconv.Itoa(*p.GID)
 	}
+	c := user.Config{Path: path, Name: name, Access: access, Switch: d, Options: d.options, Journal: d.journal, Log: d.log}
 	ctx, cancel := context.WithCancel(d.serveCtx)
 	s := &socket{path: path, name: name, cancel: cancel, done: make(chan struct{})}
 	serve := func() error { return user.Connect(ctx, c) }
@@ -80,31 +99,41 @@ func (d *Daemon) closeSockets() {
 
 // AddPort makes a named port with a socket of its own and remembers it.
 func (d *Daemon) AddPort(_ context.Context, r control.AddPortRequest) (control.Port, error) {
-	if !portName.MatchString(r.Name) {
-		return control.Port{}, fmt.Errorf("%w: port name %q: want 1 to 63 letters, digits, '.', '_' and '-', the first a letter",
-			control.ErrBadRequest, r.Name)
+	for _, id := range []*int{r.UID, r.GID} {
+		if id != nil && (*id < 0 || *id > math.MaxInt32) {
+			return control.Port{}, fmt.Errorf("%w: user or group %d", control.ErrBadRequest, *id)
+		}
 	}
 	d.persistMu.Lock()
 	defer d.persistMu.Unlock()
+	return d.addPort(namedPort{Name: r.Name, UID: r.UID, GID: r.GID})
+}
+
+// addPort needs persistMu.
+func (d *Daemon) addPort(n namedPort) (control.Port, error) {
+	if !portName.MatchString(n.Name) {
+		return control.Port{}, fmt.Errorf("%w: port name %q: want 1 to 63 letters, digits, '.', '_' and '-', the first a letter",
+			control.ErrBadRequest, n.Name)
+	}
 	d.mu.Lock()
-	_, exists := d.named[r.Name]
+	_, exists := d.named[n.Name]
 	d.mu.Unlock()
 	if exists {
-		return control.Port{}, fmt.Errorf("%w: port %q", control.ErrExists, r.Name)
+		return control.Port{}, fmt.Errorf("%w: port %q", control.ErrExists, n.Name)
 	}
-	path := filepath.Join(d.config.SocketDir, r.Name+".sock")
-	if err := d.openSocket(path, r.Name); err != nil {
+	path := d.socketOf(n.Name)
+	if err := d.openSocket(path, n); err != nil {
 		return control.Port{}, err
 	}
 	d.mu.Lock()
-	d.named[r.Name] = path
+	d.named[n.Name] = n
 	d.mu.Unlock()
 	if err := d.persistPorts(); err != nil {
-		d.dropNamed(r.Name)
+		d.dropNamed(n.Name)
 		return control.Port{}, err
 	}
-	d.log.Info("port added", "name", r.Name, "socket", path)
-	p, _ := d.portByName(r.Name)
+	d.log.Info("port added", "name", n.Name, "socket", path)
+	p, _ := d.portByName(n.Name)
 	return p, nil
 }
 
@@ -121,10 +150,13 @@ func (d *Daemon) RemovePort(_ context.Context, name string) error {
 
 func (d *Daemon) dropNamed(name string) bool {
 	d.mu.Lock()
-	path, ok := d.named[name]
+	_, ok := d.named[name]
+	path := d.socketOf(name)
 	s := d.sockets[path]
-	delete(d.named, name)
-	delete(d.sockets, path)
+	if ok {
+		delete(d.named, name)
+		delete(d.sockets, path)
+	}
 	d.mu.Unlock()
 	if ok && s != nil {
 		s.close()
@@ -134,7 +166,16 @@ func (d *Daemon) dropNamed(name string) bool {
 
 // portsFile is what persists of the named ports.
 type portsFile struct {
-	Ports []string `json:"ports"`
+	Ports []namedPort `json:"ports"`
+}
+
+// UnmarshalJSON reads a name alone, too: that is how ports without an owner were remembered at first.
+func (n *namedPort) UnmarshalJSON(data []byte) error {
+	if json.Unmarshal(data, &n.Name) == nil {
+		return nil
+	}
+	type plain namedPort
+	return json.Unmarshal(data, (*plain)(n))
 }
 
 func (d *Daemon) portsPath() string { return filepath.Join(d.config.StateDir, "ports.json") }
@@ -142,12 +183,12 @@ func (d *Daemon) portsPath() string { return filepath.Join(d.config.StateDir, "p
 // persistPorts writes the file anew and puts it in place at once.
 func (d *Daemon) persistPorts() error {
 	d.mu.Lock()
-	file := portsFile{Ports: []string{}}
-	for name := range d.named {
-		file.Ports = append(file.Ports, name)
+	file := portsFile{Ports: []namedPort{}}
+	for _, n := range d.named {
+		file.Ports = append(file.Ports, n)
 	}
 	d.mu.Unlock()
-	sort.Strings(file.Ports)
+	slices.SortFunc(file.Ports, func(a, b namedPort) int { return strings.Compare(a.Name, b.Name) })
 	data, err := json.MarshalIndent(file, "", "  ")
 	if err != nil {
 		return err
@@ -186,16 +227,15 @@ func (d *Daemon) restorePorts() error {
 	if err := json.Unmarshal(data, &file); err != nil {
 		return fmt.Errorf("%s is damaged: %w; remove it, and add the ports again with vhostctl port add", d.portsPath(), err)
 	}
-	for _, name := range file.Ports {
-		if !portName.MatchString(name) {
-			return fmt.Errorf("%s names a port %q, which is no port name; correct or remove the file", d.portsPath(), name)
+	for _, n := range file.Ports {
+		if !portName.MatchString(n.Name) {
+			return fmt.Errorf("%s names a port %q, which is no port name; correct or remove the file", d.portsPath(), n.Name)
 		}
-		path := filepath.Join(d.config.SocketDir, name+".sock")
-		if err := d.openSocket(path, name); err != nil {
+		if err := d.openSocket(d.socketOf(n.Name), n); err != nil {
 			return err
 		}
 		d.mu.Lock()
-		d.named[name] = path
+		d.named[n.Name] = n
 		d.mu.Unlock()
 	}
 	return nil

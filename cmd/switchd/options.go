@@ -87,6 +87,9 @@ func flags(d switchd.Config) []cli.Flag {
 		&cli.StringFlag{Name: "socket-dir", Usage: "`DIR` of named ports' sockets", Value: d.SocketDir},
 		&cli.StringFlag{Name: "state-dir", Usage: "`DIR` where named ports are remembered", Value: d.StateDir},
 		&cli.StringFlag{Name: "control", Usage: "control socket `PATH` for vhostctl", Value: d.ControlSocket},
+		&cli.StringFlag{Name: "qemu-socket", Usage: "socket `PATH` where qemu-wrap asks for ports and devices, or none (default: " + switchd.QEMUSocket(d) + ")"},
+		&cli.StringFlag{Name: "qemu-group", Usage: "`GROUP` that may use it", Value: d.QEMUGroup},
+		&cli.StringSliceFlag{Name: "device", Usage: "character device `PATH` that qemu-wrap may ask for; repeatable"},
 		&cli.StringFlag{Name: "uplink", Usage: "the way out: none, tap or tap:`NAME`", Value: d.Uplink},
 		number("uplink-queues", "queue pairs of the uplink; 0: one per worker", 0),
 		&cli.StringFlag{Name: "cores", Usage: "one worker on each core of this `LIST`, such as 2-3,5 (default: one worker, not pinned)"},
@@ -142,7 +145,7 @@ func override(c *cli.Context, config *switchd.Config) error {
 	for name, to := range map[string]*string{
 		"socket-group": &config.SocketGroup, "socket-mode": &config.SocketMode, "socket-dir": &config.SocketDir,
 		"state-dir": &config.StateDir, "control": &config.ControlSocket, "uplink": &config.Uplink, "poll": &config.Poll,
-		"log-format": &config.LogFormat, "log-level": &config.LogLevel, "cpuprofile": &config.CPUProfile,
+		"qemu-socket": &config.QEMUSocket, "qemu-group": &config.QEMUGroup, "log-format": &config.LogFormat, "log-level": &config.LogLevel, "cpuprofile": &config.CPUProfile,
 	} {
 		if c.IsSet(name) {
 			*to = c.String(name)
@@ -164,6 +167,9 @@ func override(c *cli.Context, config *switchd.Config) error {
 		if c.IsSet(name) {
 			*to = c.Int(name) == 1
 		}
+	}
+	if c.IsSet("device") {
+		config.Devices = c.StringSlice("device")
 	}
 	if c.IsSet("client") {
 		config.Client = c.Bool("client")

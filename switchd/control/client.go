@@ -20,12 +20,13 @@ var ErrUnreachable = errors.New("switchd is not reachable")
 // Client talks to a switchd.
 type Client struct {
 	path string
+	hint string // where to look when nobody answers
 	http http.Client
 }
 
 // NewClient makes a client for a control socket. Nothing is connected before the first call.
 func NewClient(path string) *Client {
-	return &Client{path: path, http: http.Client{
+	return &Client{path: path, hint: "is it running? systemctl status switchd; another socket: --control PATH", http: http.Client{
 		Timeout: 30 * time.Second,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, "unix", path)
@@ -72,8 +73,13 @@ func (c *Client) FDB(ctx context.Context) (f []FDBEntry, err error) {
 }
 
 // AddPort makes a named port.
-func (c *Client) AddPort(ctx context.Context, name string) (p Port, err error) {
-	return p, c.call(ctx, http.MethodPost, "/v1/ports", AddPortRequest{Name: name}, &p)
+func (c *Client) AddPort(ctx context.Context, name string) (Port, error) {
+	return c.AddPortAs(ctx, AddPortRequest{Name: name})
+}
+
+// AddPortAs makes a named port whose socket belongs to somebody else.
+func (c *Client) AddPortAs(ctx context.Context, r AddPortRequest) (p Port, err error) {
+	return p, c.call(ctx, http.MethodPost, "/v1/ports", r, &p)
 }
 
 // RemovePort removes a named port.
@@ -90,7 +96,7 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	if errors.As(err, &u) {
 		err = u.Err // without the method and an address that nobody typed
 	}
-	hint := "is it running? systemctl status switchd; another socket: --control PATH"
+	hint := c.hint
 	if errors.Is(err, os.ErrPermission) {
 		hint = "only root and the group of the socket may connect: use sudo, or --socket-group of switchd"
 	}

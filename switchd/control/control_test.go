@@ -82,7 +82,7 @@ func (f *fakeBackend) RemovePort(_ context.Context, name string) error {
 func serve(t *testing.T) (path string, stop func()) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "c.sock")
-	l, err := unixsocket.Listen(path, "", 0o660)
+	l, err := unixsocket.Listen(path, unixsocket.Access{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +246,7 @@ func TestUnreachable(t *testing.T) {
 
 func TestControlSocketReplacement(t *testing.T) {
 	path, _ := serve(t)
-	if _, err := unixsocket.Listen(path, "", 0); !errors.Is(err, unixsocket.ErrInUse) {
+	if _, err := unixsocket.Listen(path, unixsocket.Access{}); !errors.Is(err, unixsocket.ErrInUse) {
 		t.Errorf("a live socket: %v", err)
 	}
 	if _, err := control.NewClient(path).Version(testContext(t)); err != nil {
@@ -260,7 +260,7 @@ func TestControlSocketReplacement(t *testing.T) {
 	}
 	dead.SetUnlinkOnClose(false)
 	dead.Close()
-	l, err := unixsocket.Listen(stale, "", 0)
+	l, err := unixsocket.Listen(stale, unixsocket.Access{})
 	if err != nil {
 		t.Fatalf("a stale socket: %v", err)
 	}
@@ -270,7 +270,7 @@ func TestControlSocketReplacement(t *testing.T) {
 	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := unixsocket.Listen(file, "", 0); err == nil {
+	if _, err := unixsocket.Listen(file, unixsocket.Access{}); err == nil {
 		t.Error("a regular file was replaced")
 	}
 	if data, err := os.ReadFile(file); err != nil || string(data) != "precious" {

@@ -22,17 +22,20 @@ type Server struct {
 	backend  Backend
 	log      *slog.Logger
 	listener net.Listener
+	handle   http.Handler
 }
 
 // NewServer serves on a Unix listener, which it owns; who may connect is decided by the socket file's mode.
 func NewServer(l net.Listener, b Backend, log *slog.Logger) *Server {
-	return &Server{backend: b, log: log, listener: l}
+	s := &Server{backend: b, log: log, listener: l}
+	s.handle = s.handler()
+	return s
 }
 
 // Serve answers until ctx ends.
 func (s *Server) Serve(ctx context.Context) error {
 	server := &http.Server{
-		Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+		Handler: s.handle, ConnContext: withCaller, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 	stop := context.AfterFunc(ctx, func() {
@@ -100,14 +103,8 @@ func FindPort(ports []Port, which string) (Port, error) {
 
 func (s *Server) addPort(w http.ResponseWriter, r *http.Request) {
 	var request AddPortRequest
-	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	decoder.DisallowUnknownFields()
-	err := decoder.Decode(&request)
-	if err == nil && decoder.More() {
-		err = errors.New("more than one JSON value")
-	}
-	if err != nil {
-		s.refuse(w, fmt.Errorf("%w: body: %w", ErrBadRequest, err))
+	if err := decode(w, r, &request); err != nil {
+		s.refuse(w, err)
 		return
 	}
 	p, err := s.backend.AddPort(r.Context(), request)
@@ -152,6 +149,8 @@ func (s *Server) refuse(w http.ResponseWriter, err error) {
 		status, hint = http.StatusConflict, "another process serves that socket: stop it, or choose another name"
 	case errors.As(err, &tooLarge):
 		status, hint = http.StatusRequestEntityTooLarge, fmt.Sprintf("at most %d bytes", tooLarge.Limit)
+	case errors.Is(err, ErrForbidden):
+		status = http.StatusForbidden
 	case errors.Is(err, ErrBadRequest):
 		status = http.StatusBadRequest
 	}

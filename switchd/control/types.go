@@ -23,6 +23,7 @@ var (
 	ErrNotFound   = errors.New("not found")
 	ErrExists     = errors.New("exists already")
 	ErrBadRequest = errors.New("bad request")
+	ErrForbidden  = errors.New("not allowed")
 )
 
 // Backend answers the requests. The daemon implements it.
@@ -46,6 +47,9 @@ type VersionInfo struct {
 // AddPortRequest asks for a named port.
 type AddPortRequest struct {
 	Name string `json:"name"`
+	// UID and GID are to own the port's socket: QEMU's user, so that it may connect. nil is switchd's configuration.
+	UID *int `json:"uid,omitempty"`
+	GID *int `json:"gid,omitempty"`
 }
 
 // States of a port.

@@ -26,11 +26,18 @@ type Listener struct {
 	once  sync.Once
 }
 
+// Access is who may connect. The zero value is this process's owner and group, mode 0660.
+type Access struct {
+	UID   *int        // owner; nil: this process's
+	Group string      // by name or number; empty: this process's
+	Mode  os.FileMode // 0: 0660
+}
+
 // Listen binds beside the path, sets owner and mode there, and moves the socket into place: it is never reachable with the wrong
-// permissions, and there is no moment without a socket when a stale one is replaced. mode 0 is 0660; an empty group leaves the group alone.
-func Listen(path, group string, mode os.FileMode) (*Listener, error) {
-	if mode == 0 {
-		mode = 0o660
+// permissions, and there is no moment without a socket when a stale one is replaced.
+func Listen(path string, access Access) (*Listener, error) {
+	if access.Mode == 0 {
+		access.Mode = 0o660
 	}
 	if err := checkStale(path); err != nil {
 		return nil, err
@@ -47,13 +54,11 @@ func Listen(path, group string, mode os.FileMode) (*Listener, error) {
 		os.Remove(temporary)
 		return nil, err
 	}
-	if err := os.Chmod(temporary, mode); err != nil {
+	if err := os.Chmod(temporary, access.Mode); err != nil {
 		return fail(fmt.Errorf("mode of socket %s: %w", path, err))
 	}
-	if group != "" {
-		if err := chgrp(temporary, group); err != nil {
-			return fail(fmt.Errorf("group of socket %s: %w", path, err))
-		}
+	if err := access.own(temporary); err != nil {
+		return fail(fmt.Errorf("owner of socket %s: %w", path, err))
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(temporary, &st); err != nil {
@@ -88,18 +93,34 @@ func checkStale(path string) error {
 	return nil
 }
 
-func chgrp(path, group string) error {
-	gid, err := strconv.Atoi(group)
-	if err != nil {
-		g, err := user.LookupGroup(group)
-		if err != nil {
-			return err
-		}
-		if gid, err = strconv.Atoi(g.Gid); err != nil {
+// own gives the file its owner and group.
+func (a Access) own(path string) error {
+	uid, gid := -1, -1
+	if a.UID != nil {
+		uid = *a.UID
+	}
+	if a.Group != "" {
+		var err error
+		if gid, err = GroupID(a.Group); err != nil {
 			return err
 		}
 	}
-	return os.Chown(path, -1, gid)
+	if uid < 0 && gid < 0 {
+		return nil
+	}
+	return os.Chown(path, uid, gid)
+}
+
+// GroupID is the number of a group given by name or number.
+func GroupID(group string) (int, error) {
+	if gid, err := strconv.Atoi(group); err == nil {
+		return gid, nil
+	}
+	g, err := user.LookupGroup(group)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(g.Gid)
 }
 
 // Close ends accepting and removes the socket file unless somebody else has put theirs in its place.

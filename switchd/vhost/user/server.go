@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -17,9 +16,8 @@ import (
 // Config describes a socket.
 type Config struct {
 	Path    string
-	Name    string      // of the named port that the socket is for; empty: shared
-	Group   string      // group of the socket file, by name or number; empty: unchanged
-	Mode    os.FileMode // of the socket file; 0: 0660
+	Name    string            // of the named port that the socket is for; empty: shared
+	Access  unixsocket.Access // who may connect
 	Switch  vhost.Switch
 	Options vhost.Options
 	Journal *vhost.Journal // may be nil
@@ -35,7 +33,7 @@ type Server struct {
 
 // Listen makes the socket. A socket file that nobody serves is replaced; one that is served, or anything that is no socket, is an error.
 func Listen(c Config) (*Server, error) {
-	l, err := unixsocket.Listen(c.Path, c.Group, c.Mode)
+	l, err := unixsocket.Listen(c.Path, c.Access)
 	if err != nil {
 		return nil, err
 	}

@@ -12,13 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"vhostkit/switchd/unixsocket"
 	"vhostkit/switchd/vhost"
 )
 
 func TestServerReplacesStaleSocketOnly(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	config := Config{
-		Path: path, Switch: &fakeSwitch{}, Options: vhost.Options{MaxQueuePairs: 1}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Mode: 0o600,
+		Path: path, Switch: &fakeSwitch{}, Options: vhost.Options{MaxQueuePairs: 1}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Access: unixsocket.Access{Mode: 0o600},
 	}
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
