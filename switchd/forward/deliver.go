@@ -59,10 +59,7 @@ func (w *worker) deliver(v *view, pair int, list []uint8, lost *counters) int {
 		lost.drops[DropNotReady].Add(uint64(len(list)))
 		return 0
 	}
-	rx := v.rx[0]
-	if len(v.rx) > 1 {
-		rx = v.rx[pair%len(v.rx)]
-	}
+	rx := v.ring(pair)
 	d := delivery{list: list}
 	if w.requests {
 		w.deliverSorted(rx, &d, lost)
@@ -131,11 +128,7 @@ func (w *worker) retry(rx *receiveRing, d *delivery) {
 // enqueue moves as many frames as the ring takes now and wakes the guest. It owns the ring meanwhile. A fault ends it: frames not yet
 // published stay in the list.
 func (w *worker) enqueue(rx *receiveRing, d *delivery) {
-	for spins := 0; !rx.owned.CompareAndSwap(0, 1); spins++ {
-		if spins >= spinsBeforeYield {
-			runtime.Gosched()
-		}
-	}
+	rx.own()
 	defer w.recoverDelivery(rx)
 	arrived, bytes := d.arrived, d.bytes
 	for len(d.list) > 0 && w.fill(rx, d) {
@@ -146,6 +139,15 @@ func (w *worker) enqueue(rx *receiveRing, d *delivery) {
 		rx.c.bytes.Add(d.bytes - bytes)
 		if rx.queue.NeedsCall(&w.fence) {
 			w.call(rx.queue, rx.port, rx.c)
+		}
+	}
+}
+
+// own waits until the ring is the caller's.
+func (rx *receiveRing) own() {
+	for spins := 0; !rx.owned.CompareAndSwap(0, 1); spins++ {
+		if spins >= spinsBeforeYield {
+			runtime.Gosched()
 		}
 	}
 }

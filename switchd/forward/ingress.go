@@ -25,6 +25,18 @@ func (w *worker) ingress(r *transmitRing) (n int) {
 	}
 	w.source = r
 	defer w.recoverRing(r)
+	if w.sw.config.VM2VM == VM2VMSoftware {
+		taken, more := w.express(r)
+		if !more || r.port.broken.Load() {
+			return taken
+		}
+		n = taken
+	}
+	return n + w.general(r)
+}
+
+// general moves one burst of frames of any kind.
+func (w *worker) general(r *transmitRing) int {
 	b := &w.burst
 	b.Reset(r.queue)
 	n, err := r.queue.Fetch(b, virtio.BurstSize)

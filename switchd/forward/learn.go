@@ -17,7 +17,9 @@ func (s *Switch) learn(p *Port, mac ether.MAC) (Reason, bool) {
 	slot, owner := table.find(mac)
 	now := s.clock.Load()
 	if owner == p.id {
-		table.seen[slot].Store(now)
+		if table.seen[slot].Load() != now {
+			table.seen[slot].Store(now)
+		}
 		return 0, true
 	}
 	if owner >= 0 {

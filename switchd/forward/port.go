@@ -43,6 +43,14 @@ type view struct {
 	tx     []*transmitRing // running transmit rings, by queue pair
 }
 
+// ring is where frames of a sender's queue pair go. A pair of the sender always reaches the same pair of the receiver, which keeps the order.
+func (v *view) ring(pair int) *receiveRing {
+	if len(v.rx) > 1 {
+		return v.rx[pair%len(v.rx)]
+	}
+	return v.rx[0]
+}
+
 // receiveRing is a guest's receive queue. It has one owner at a time: the worker that swapped owned from 0 to 1.
 type receiveRing struct {
 	owned   atomic.Uint32

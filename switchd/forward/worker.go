@@ -38,6 +38,7 @@ type worker struct {
 	sending     [virtio.BurstSize]uplink.TxFrame
 	segments    []guestmem.Segment                    // of the frames being sent to the uplink
 	fromOutside [virtio.BurstSize][1]guestmem.Segment // of the frames received from it
+	lane        express
 	groups      groups
 	addresses   *addressTable
 	lastTo      ether.MAC     // destination of the frame before in this burst

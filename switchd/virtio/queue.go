@@ -73,6 +73,7 @@ type Queue struct {
 	desc, driver, device guestmem.Ptr
 	memory               *guestmem.Memory
 	hint                 guestmem.Hint
+	window               guestmem.Window // where the last view lay
 	size                 uint32
 	maxChain             int
 	write                uint16 // the WRITE flag that descriptors of this queue must carry: 0 or descWrite

@@ -1,0 +1,158 @@
+package forward
+
+import (
+	"math/bits"
+
+	"vhostkit/switchd/ether"
+	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/virtio"
+)
+
+// The express lane is the way of nearly all frames: one buffer, nothing left to others, a known sender, one receiver among the ports. It
+// works in stages over the burst (fetch, look at the headers, fetch receive buffers, move, publish), with little to remember of a frame.
+// Whatever is not that simple ends the lane; the frame and those behind it go the general way, so that a sender's frames keep their order.
+type express struct {
+	views   virtio.Views // what the sender offers
+	rxViews virtio.Views // what a receiver offers
+	passing [virtio.BurstSize]passing
+	moves   [virtio.BurstSize]guestmem.Move
+}
+
+// passing is a frame in the express lane.
+type passing struct {
+	low, high uint64 // the Ethernet header, loaded once
+	addr      guestmem.Ptr
+	length    uint32
+}
+
+// express forwards what is simple of a burst and returns how many buffers it took. more tells that chains are left which are not simple.
+func (w *worker) express(r *transmitRing) (n int, more bool) {
+	x := &w.lane
+	n, more = r.queue.FetchViews(&x.views, virtio.BurstSize)
+	if n == 0 {
+		return 0, more
+	}
+	guestmem.Prefetch(&x.views[0].Addr, n, virtio.ViewSize, r.header)
+	taken, bytes := w.judge(r, n)
+	if taken == 0 {
+		return 0, true
+	}
+	for i := range w.groups.n {
+		g := &w.groups.groups[i]
+		r.c.delivered.Add(uint64(w.moveGroup(r, w.table.ports[g.to], g.frames[:g.n])))
+	}
+	w.groups.reset()
+	r.c.packets.Add(uint64(taken))
+	r.c.bytes.Add(bytes)
+	r.queue.CompleteViews(&x.views, taken)
+	if r.queue.NeedsCall(&w.fence) {
+		w.call(r.queue, r.port, r.c)
+	}
+	return taken, more || taken < n
+}
+
+// judge loads the header of each frame once, decides on that copy, and groups the frames by destination. It stops at the first frame that
+// is not for the express lane and returns how many are, and their bytes.
+func (w *worker) judge(r *transmitRing, n int) (taken int, total uint64) {
+	x := &w.lane
+	skip, limit := uint32(r.header), uint32(w.sw.config.MaxFrame)
+	now := w.sw.clock.Load()
+	w.lastTo, w.lastPort = 0, -1
+	for i := 0; i < n; i++ {
+		v := &x.views[i&(virtio.BurstSize-1)]
+		length := v.Len - skip
+		if v.Len < skip+headerLen || length > limit {
+			return i, total
+		}
+		if r.offloads && v.Addr.LoadU16() != 0 { // flags and gso_type (virtio 1.2, 5.1.6.1)
+			return i, total
+		}
+		p := &x.passing[i&(virtio.BurstSize-1)]
+		p.addr, p.length = v.Addr+guestmem.Ptr(skip), length
+		p.low, p.high = p.addr.LoadU64(), (p.addr + 6).LoadU64()
+		source, to := ether.MAC(bits.ReverseBytes64(p.high)>>16), ether.MAC(bits.ReverseBytes64(p.low)>>16)
+		if source != r.lastSource || now != r.lastSeen {
+			if _, owner := w.addresses.find(source); owner != r.port.id {
+				return i, total
+			}
+			if _, ok := w.sw.learn(r.port, source); !ok {
+				return i, total
+			}
+			r.lastSource, r.lastSeen = source, now
+		}
+		if to != w.lastTo {
+			_, port := w.addresses.find(to)
+			if port < 0 || port == r.port.id || port >= len(w.table.ports) || w.table.ports[port] == nil {
+				return i, total
+			}
+			w.lastTo, w.lastPort = to, port
+		}
+		if !w.groups.add(w.lastPort, i) {
+			return i, total
+		}
+		total += uint64(length)
+	}
+	return n, total
+}
+
+// moveGroup moves frames into the next buffers of a receiver. Those that find no buffer that holds them go the general way, with its
+// retries and its counting.
+func (w *worker) moveGroup(r *transmitRing, v *view, list []uint8) int {
+	w.source = r
+	if len(v.rx) == 0 || v.port.broken.Load() {
+		r.c.drops[DropNotReady].Add(uint64(len(list)))
+		return 0
+	}
+	rx := v.ring(r.pair)
+	arrived := w.moveInto(rx, list)
+	if arrived == len(list) {
+		return arrived
+	}
+	for _, i := range list[arrived:] {
+		w.generalize(r, int(i))
+	}
+	w.requests = false
+	return arrived + w.deliver(v, r.pair, list[arrived:], r.c)
+}
+
+// generalize describes a frame of the express lane as the general way has it.
+func (w *worker) generalize(r *transmitRing, i int) {
+	p := &w.lane.passing[i]
+	w.fromOutside[i][0] = guestmem.Segment{Addr: p.addr, Len: p.length}
+	w.frames[i] = frame{low: p.low, high: p.high, segments: w.fromOutside[i][:], offset: headerLen, length: int(p.length)}
+}
+
+// moveInto fills and publishes as many of the receiver's buffers as there are frames. It owns the ring meanwhile.
+func (w *worker) moveInto(rx *receiveRing, list []uint8) (arrived int) {
+	rx.own()
+	defer w.recoverDelivery(rx)
+	x := &w.lane
+	n, _ := rx.queue.FetchViews(&x.rxViews, len(list))
+	skip, bytes := uint32(rx.header), uint64(0)
+	done := 0
+	for done < n {
+		v, p := &x.rxViews[done&(virtio.BurstSize-1)], &x.passing[list[done]&(virtio.BurstSize-1)]
+		if v.Len < skip+p.length {
+			break
+		}
+		v.Len = skip + p.length
+		m := &x.moves[done&(virtio.BurstSize-1)]
+		m.Dst, m.Src, m.Low, m.High, m.Len, m.Skip = v.Addr, p.addr, p.low, p.high, p.length, skip
+		bytes += uint64(p.length)
+		done++
+	}
+	if done == 0 {
+		return 0
+	}
+	guestmem.MoveAll(x.moves[:done])
+	rx.queue.CompleteViews(&x.rxViews, done)
+	if rx.stalled.Load() {
+		rx.stalled.Store(false)
+	}
+	rx.c.packets.Add(uint64(done))
+	rx.c.bytes.Add(bytes)
+	if rx.queue.NeedsCall(&w.fence) {
+		w.call(rx.queue, rx.port, rx.c)
+	}
+	return done
+}
