@@ -105,6 +105,7 @@ func (w *worker) retry(rx *receiveRing, d *delivery) {
 	if rx.stalled.Load() {
 		return
 	}
+	w.notify() // the guest may be waiting to hear of what it has got
 	begin := time.Now()
 	for range w.sw.config.RxRetryNum {
 		if rx.port.broken.Load() {
@@ -119,7 +120,9 @@ func (w *worker) retry(rx *receiveRing, d *delivery) {
 				time.Sleep(min(time.Until(until), longRetry))
 			}
 		}
-		if w.enqueue(rx, d); len(d.list) == 0 {
+		w.enqueue(rx, d)
+		w.notify()
+		if len(d.list) == 0 {
 			return
 		}
 	}
@@ -137,9 +140,7 @@ func (w *worker) enqueue(rx *receiveRing, d *delivery) {
 		rx.stalled.Store(false)
 		rx.c.packets.Add(uint64(d.arrived - arrived))
 		rx.c.bytes.Add(d.bytes - bytes)
-		if rx.queue.NeedsCall(&w.fence) {
-			w.call(rx.queue, rx.port, rx.c)
-		}
+		w.note(notice{queue: rx.queue, port: rx.port, c: rx.c, rx: rx})
 	}
 }
 

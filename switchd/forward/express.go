@@ -45,9 +45,7 @@ func (w *worker) express(r *transmitRing) (n int, more bool) {
 	r.c.packets.Add(uint64(taken))
 	r.c.bytes.Add(bytes)
 	r.queue.CompleteViews(&x.views, taken)
-	if r.queue.NeedsCall(&w.fence) {
-		w.call(r.queue, r.port, r.c)
-	}
+	w.note(notice{queue: r.queue, port: r.port, c: r.c})
 	return taken, more || taken < n
 }
 
@@ -151,8 +149,6 @@ func (w *worker) moveInto(rx *receiveRing, list []uint8) (arrived int) {
 	}
 	rx.c.packets.Add(uint64(done))
 	rx.c.bytes.Add(bytes)
-	if rx.queue.NeedsCall(&w.fence) {
-		w.call(rx.queue, rx.port, rx.c)
-	}
+	w.note(notice{queue: rx.queue, port: rx.port, c: rx.c, rx: rx})
 	return done
 }

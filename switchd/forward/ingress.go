@@ -43,9 +43,7 @@ func (w *worker) general(r *transmitRing) int {
 	if n > 0 {
 		w.forwardBurst(r, n)
 		r.queue.Complete(b, n)
-		if r.queue.NeedsCall(&w.fence) {
-			w.call(r.queue, r.port, r.c)
-		}
+		w.note(notice{queue: r.queue, port: r.port, c: r.c})
 	}
 	if err != nil {
 		r.port.breakDown(fmt.Errorf("transmit queue %d: %w", r.pair, err))

@@ -39,6 +39,7 @@ type worker struct {
 	segments    []guestmem.Segment                    // of the frames being sent to the uplink
 	fromOutside [virtio.BurstSize][1]guestmem.Segment // of the frames received from it
 	lane        express
+	notices     []notice
 	groups      groups
 	addresses   *addressTable
 	lastTo      ether.MAC     // destination of the frame before in this burst
@@ -60,6 +61,7 @@ type workerStats struct {
 func newWorker(s *Switch, index, core int) (*worker, error) {
 	w := &worker{sw: s, index: index, core: core}
 	w.segments = make([]guestmem.Segment, 0, 4*virtio.BurstSize)
+	w.notices = make([]notice, 0, maxNotices)
 	w.groups.init()
 	if err := w.scratch.init(); err != nil {
 		return nil, err
@@ -96,6 +98,7 @@ func (w *worker) run() {
 		for _, u := range w.uplink {
 			work += w.fromUplink(u)
 		}
+		w.notify()
 		w.stats.rounds.Store(w.stats.rounds.Load() + 1)
 		if work > 0 {
 			idle = time.Time{}

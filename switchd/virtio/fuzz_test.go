@@ -32,8 +32,17 @@ func fuzz(f *testing.F, features Features) {
 		if base&1 != 0 {
 			q.Start()
 		}
-		b := &Burst{}
+		b, v := &Burst{}, &Views{}
 		for range 4 {
+			simple, _ := q.FetchViews(v, BurstSize)
+			for _, view := range v[:simple] {
+				if view.Addr < r.base || view.Addr+guestmem.Ptr(view.Len) > r.base+rigSize || view.Len == 0 {
+					t.Fatalf("view %#x+%d is outside the memory", view.Addr, view.Len)
+				}
+			}
+			if base&2 != 0 {
+				q.CompleteViews(v, simple/2)
+			}
 			b.Reset(q)
 			n, err := q.Fetch(b, BurstSize)
 			for i := range n {

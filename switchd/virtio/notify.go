@@ -14,10 +14,18 @@ func needEvent(event, new, old uint16) bool { return new-event-1 < new-old }
 // NeedsCall tells whether buffers were returned since it was last asked and the driver wants to know, so that Call is due. fence is the
 // calling thread's: the driver's wish must be read after our index is visible, or a driver that is about to sleep is missed.
 func (q *Queue) NeedsCall(fence *guestmem.Fence) bool {
-	if q.returned == 0 {
+	if q.returned == 0 || q.call < 0 {
 		return false
 	}
 	fence.Full()
+	return q.CallDue()
+}
+
+// CallDue is NeedsCall for a caller that has run a full fence since the last Complete.
+func (q *Queue) CallDue() bool {
+	if q.returned == 0 || q.call < 0 {
+		return false
+	}
 	wanted := false
 	if q.packed {
 		wanted = q.callWantedPacked()
@@ -25,7 +33,7 @@ func (q *Queue) NeedsCall(fence *guestmem.Fence) bool {
 		wanted = q.callWantedSplit()
 	}
 	q.callIndex, q.callWrap, q.returned = q.used, q.usedWrap, 0
-	return wanted && q.call >= 0
+	return wanted
 }
 
 // CallFD is the eventfd that wakes the driver; -1 if there is none. The vhost device owns it.

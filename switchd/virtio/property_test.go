@@ -58,6 +58,7 @@ type trial struct {
 	q       *Queue
 	m       *model
 	b       Burst
+	v       Views
 	pending []*buffer // with the device, in order
 	places  []spot    // returned since NeedsCall was last asked
 	wish    callWish
@@ -80,6 +81,9 @@ func (c *trial) run(t *testing.T) {
 	total := 0
 	for step := range 600 {
 		c.offer(t, step)
+		if c.rnd.IntN(2) == 0 {
+			total += c.views(t)
+		}
 		n := c.fetch(t)
 		done := c.rnd.IntN(n + 1)
 		if c.rnd.IntN(3) > 0 {
@@ -200,17 +204,61 @@ func (c *trial) complete(t *testing.T, done int) {
 		}
 	}
 	c.q.Complete(&c.b, done)
+	written := make([]uint32, done)
+	for i := range written {
+		written[i] = c.b.Chains[i].Written
+	}
+	c.returned(t, written)
+}
+
+// returned checks what came back to the driver.
+func (c *trial) returned(t *testing.T, written []uint32) {
+	t.Helper()
 	list, places := c.m.collect()
-	if len(list) != done {
-		t.Fatalf("%d buffers came back, want %d", len(list), done)
+	if len(list) != len(written) {
+		t.Fatalf("%d buffers came back, want %d", len(list), len(written))
 	}
 	for i, r := range list {
-		if r.buffer != c.pending[i] || r.length != c.b.Chains[i].Written {
-			t.Fatalf("buffer %d of %d bytes came back, want %d of %d", r.buffer.id, r.length, c.pending[i].id, c.b.Chains[i].Written)
+		if r.buffer != c.pending[i] || r.length != written[i] {
+			t.Fatalf("buffer %d of %d bytes came back, want %d of %d", r.buffer.id, r.length, c.pending[i].id, written[i])
 		}
 	}
-	c.pending = c.pending[done:]
+	c.pending = c.pending[len(written):]
 	c.places = append(c.places, places...)
+}
+
+// views fetches and returns by views what is simple.
+func (c *trial) views(t *testing.T) int {
+	t.Helper()
+	limit := 1 + c.rnd.IntN(BurstSize+5)
+	n, more := c.q.FetchViews(&c.v, limit)
+	top := min(limit, BurstSize, len(c.pending))
+	if n > top || n < top != more {
+		t.Fatalf("%d views and more %v, of %d waiting with limit %d", n, more, len(c.pending), limit)
+	}
+	for i := range n {
+		host, _ := c.pieces(c.pending[i].pieces[0].addr, c.pending[i].len())
+		if want := c.pending[i]; len(want.pieces) != 1 || len(host) != 1 || c.v[i] != (View{host[0].Addr, host[0].Len, want.id}) {
+			t.Fatalf("view %d is %+v, want %+v in %v", i, c.v[i], want, host)
+		}
+	}
+	if more && !c.f.Has(VIRTIO_F_INDIRECT_DESC) {
+		next := c.pending[n]
+		if host, _ := c.pieces(next.pieces[0].addr, next.len()); len(next.pieces) == 1 && len(host) == 1 {
+			t.Fatalf("%+v in %v was not taken as simple", next, host)
+		}
+	}
+	done := c.rnd.IntN(n + 1)
+	written := make([]uint32, done)
+	if c.receive {
+		for i := range written {
+			written[i] = uint32(c.rnd.IntN(int(c.v[i].Len) + 1))
+			c.v[i].Len = written[i]
+		}
+	}
+	c.q.CompleteViews(&c.v, done)
+	c.returned(t, written)
+	return done
 }
 
 // needsCall asks the queue and the specification, then makes a new wish.
