@@ -2,7 +2,6 @@ package forward
 
 import (
 	"bytes"
-	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -172,40 +171,5 @@ func waitFor(t *testing.T, cond func() bool) {
 			t.Fatal("condition not reached within 5 s")
 		}
 		time.Sleep(200 * time.Microsecond)
-	}
-}
-
-// BenchmarkForward moves bursts of frames from one guest to another on the benchmark's own goroutine: the whole per-frame path, without
-// the costs of another core's cache.
-func BenchmarkForward(b *testing.B) {
-	for _, size := range []int{64, 512, 1518} {
-		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			s := New(Config{VM2VM: VM2VMSoftware, MaxFrame: StandardFrame, MACLimit: 64, OnEvent: func(Event) {}})
-			from, to := newGuest(b, s, 256), newGuest(b, s, 256)
-			w, err := newWorker(s, 0, -1)
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer w.close()
-			w.adopt()
-			to.send(testFrame(0xee, 2, 60, 0))
-			w.ingress(w.tx[1])
-			frame := testFrame(2, 1, size, 0)
-			for range from.tx.size {
-				from.tx.put(0, frame)
-				from.tx.next++
-			}
-			from.tx.next = 0
-			b.SetBytes(int64(size))
-			b.ReportAllocs()
-			b.ResetTimer()
-			for n := 0; n < b.N; n += 64 {
-				from.tx.offer(64)
-				if w.ingress(w.tx[0]) != 64 {
-					b.Fatal("burst not taken")
-				}
-				to.rx.offer(64)
-			}
-		})
 	}
 }
