@@ -131,21 +131,22 @@ func (w *worker) retry(rx *receiveRing, d *delivery) {
 // enqueue moves as many frames as the ring takes now and wakes the guest. It owns the ring meanwhile. A fault ends it: frames not yet
 // published stay in the list.
 func (w *worker) enqueue(rx *receiveRing, d *delivery) {
-	rx.own()
+	w.own(rx)
 	defer w.recoverDelivery(rx)
 	arrived, bytes := d.arrived, d.bytes
 	for len(d.list) > 0 && w.fill(rx, d) {
 	}
 	if d.arrived > arrived {
 		rx.stalled.Store(false)
-		rx.c.packets.Add(uint64(d.arrived - arrived))
-		rx.c.bytes.Add(d.bytes - bytes)
-		w.note(notice{queue: rx.queue, port: rx.port, c: rx.c, rx: rx})
+		w.arrived(rx, d.arrived-arrived, d.bytes-bytes)
 	}
 }
 
-// own waits until the ring is the caller's.
-func (rx *receiveRing) own() {
+// own waits until the ring is this worker's. Where there is one worker only, it always is.
+func (w *worker) own(rx *receiveRing) {
+	if w.alone {
+		return
+	}
 	for spins := 0; !rx.owned.CompareAndSwap(0, 1); spins++ {
 		if spins >= spinsBeforeYield {
 			runtime.Gosched()
@@ -153,10 +154,17 @@ func (rx *receiveRing) own() {
 	}
 }
 
+// disown gives the ring back.
+func (w *worker) disown(rx *receiveRing) {
+	if !w.alone {
+		rx.owned.Store(0)
+	}
+}
+
 // recoverDelivery gives the ring back and contains a fault. If the fault is the sender's, its burst ends here too.
 func (w *worker) recoverDelivery(rx *receiveRing) {
 	fault := guestmem.Recovered(recover())
-	rx.owned.Store(0)
+	w.disown(rx)
 	if fault != nil {
 		w.blame(fault, rx.port)
 	}

@@ -37,15 +37,17 @@ func (w *worker) express(r *transmitRing) (n int, more bool) {
 	if taken == 0 {
 		return 0, true
 	}
+	delivered := 0
 	for i := range w.groups.n {
 		g := &w.groups.groups[i]
-		r.c.delivered.Add(uint64(w.moveGroup(r, w.table.ports[g.to], g.frames[:g.n])))
+		delivered += w.moveGroup(r, w.table.ports[g.to], g.frames[:g.n])
 	}
 	w.groups.reset()
+	r.c.delivered.Add(uint64(delivered))
 	r.c.packets.Add(uint64(taken))
 	r.c.bytes.Add(bytes)
 	r.queue.CompleteViews(&x.views, taken)
-	w.note(notice{queue: r.queue, port: r.port, c: r.c})
+	w.returned(r)
 	return taken, more || taken < n
 }
 
@@ -122,7 +124,7 @@ func (w *worker) generalize(r *transmitRing, i int) {
 
 // moveInto fills and publishes as many of the receiver's buffers as there are frames. It owns the ring meanwhile.
 func (w *worker) moveInto(rx *receiveRing, list []uint8) (arrived int) {
-	rx.own()
+	w.own(rx)
 	defer w.recoverDelivery(rx)
 	x := &w.lane
 	n, _ := rx.queue.FetchViews(&x.rxViews, len(list))
@@ -147,8 +149,6 @@ func (w *worker) moveInto(rx *receiveRing, list []uint8) (arrived int) {
 	if rx.stalled.Load() {
 		rx.stalled.Store(false)
 	}
-	rx.c.packets.Add(uint64(done))
-	rx.c.bytes.Add(bytes)
-	w.note(notice{queue: rx.queue, port: rx.port, c: rx.c, rx: rx})
+	w.arrived(rx, done, bytes)
 	return done
 }

@@ -43,7 +43,7 @@ func (w *worker) general(r *transmitRing) int {
 	if n > 0 {
 		w.forwardBurst(r, n)
 		r.queue.Complete(b, n)
-		w.note(notice{queue: r.queue, port: r.port, c: r.c})
+		w.returned(r)
 	}
 	if err != nil {
 		r.port.breakDown(fmt.Errorf("transmit queue %d: %w", r.pair, err))

@@ -1,74 +1,98 @@
 package forward
 
-import (
-	"vhostkit/switchd/guestmem"
-	"vhostkit/switchd/virtio"
-)
+import "vhostkit/switchd/guestmem"
 
-// notice is a ring whose driver may have to be called for what was returned to it in this round.
-type notice struct {
-	queue *virtio.Queue
-	port  *Port
-	c     *counters
-	rx    *receiveRing // to be owned meanwhile; nil for the worker's own transmit rings
+// What has to be done for a ring after buffers were returned to it, but only once a round: count, and call the driver if it wants that. One
+// full fence for all the rings of a round is much cheaper than one for each: a fence waits until every store before it has reached the
+// other cores.
+
+// firstNotices is what the lists have room for before they grow, which they do at most to the number of rings.
+const firstNotices = 256
+
+// notices are the rings that buffers were returned to in this round.
+type notices struct {
+	tx []*transmitRing
+	rx []*receiveRing
 }
 
-// maxNotices is how many a round collects before it deals with them.
-const maxNotices = 256
-
-// note remembers to look whether the driver of a ring wants to be called. One full fence for all the rings of a round is much cheaper
-// than one for each: a fence waits until every store before it has reached the other cores.
-func (w *worker) note(n notice) {
-	if n.queue.CallFD() < 0 {
-		return
-	}
-	if last := len(w.notices) - 1; last >= 0 && w.notices[last].queue == n.queue {
-		return
-	}
-	if len(w.notices) == cap(w.notices) {
-		w.notify()
-	}
-	w.notices = append(w.notices, n)
+func (n *notices) init() {
+	n.tx, n.rx = make([]*transmitRing, 0, firstNotices), make([]*receiveRing, 0, firstNotices)
 }
 
-// notify calls the drivers that want it. It comes before the worker waits for anything.
+// arrived notes what was delivered into a ring. The caller owns it.
+func (w *worker) arrived(rx *receiveRing, frames int, bytes uint64) {
+	rx.packets += uint64(frames)
+	rx.bytes += bytes
+	if rx.noted { // also if by another worker: it looks when it owns the ring, and so after us
+		return
+	}
+	rx.noted = true
+	w.notices.rx = append(w.notices.rx, rx)
+}
+
+// returned notes that buffers went back to a sender.
+func (w *worker) returned(r *transmitRing) {
+	if r.queue.CallFD() >= 0 {
+		w.notices.tx = append(w.notices.tx, r)
+	}
+}
+
+// notify does what is due. It comes at the end of a round, and before the worker waits for anything.
 func (w *worker) notify() {
-	if len(w.notices) == 0 {
+	n := &w.notices
+	if len(n.tx)+len(n.rx) == 0 {
 		return
 	}
 	w.fence.Full()
-	for next := 0; next < len(w.notices); {
-		next = w.notifyFrom(next)
+	for next := 0; next < len(n.tx); {
+		next = w.notifySenders(next)
 	}
-	w.notices = w.notices[:0]
+	for next := 0; next < len(n.rx); {
+		next = w.notifyReceivers(next)
+	}
+	n.tx, n.rx = n.tx[:0], n.rx[:0]
 }
 
-// notifyFrom deals with the notices from one on, up to a fault on guest memory, and returns where to go on.
-func (w *worker) notifyFrom(next int) (at int) {
+// notifySenders deals with the transmit rings from one on, up to a fault on guest memory, and returns where to go on.
+func (w *worker) notifySenders(next int) (at int) {
 	at = next
 	defer func() {
 		if fault := guestmem.Recovered(recover()); fault != nil {
-			n := &w.notices[at]
-			if n.rx != nil {
-				n.rx.owned.Store(0)
-			}
-			w.blame(fault, n.port)
+			w.blame(fault, w.notices.tx[at].port)
 			at++
 		}
 	}()
-	for ; at < len(w.notices); at++ {
-		n := &w.notices[at]
-		if n.rx == nil {
-			if n.queue.CallDue() && !n.port.broken.Load() {
-				w.call(n.queue, n.port, n.c)
-			}
-			continue
+	for ; at < len(w.notices.tx); at++ {
+		if r := w.notices.tx[at]; r.queue.CallDue() && !r.port.broken.Load() {
+			w.call(r.queue, r.port, r.c)
 		}
-		n.rx.own()
-		due := n.queue.CallDue()
-		n.rx.owned.Store(0)
-		if due && !n.port.broken.Load() {
-			w.call(n.queue, n.port, n.c)
+	}
+	return at
+}
+
+// notifyReceivers is the same for the receive rings.
+func (w *worker) notifyReceivers(next int) (at int) {
+	at = next
+	defer func() {
+		if fault := guestmem.Recovered(recover()); fault != nil {
+			rx := w.notices.rx[at]
+			w.disown(rx)
+			w.blame(fault, rx.port)
+			at++
+		}
+	}()
+	for ; at < len(w.notices.rx); at++ {
+		rx := w.notices.rx[at]
+		w.own(rx)
+		rx.noted = false
+		packets, bytes := rx.packets, rx.bytes
+		rx.packets, rx.bytes = 0, 0
+		due := rx.queue.CallDue()
+		w.disown(rx)
+		rx.c.packets.Add(packets)
+		rx.c.bytes.Add(bytes)
+		if due && !rx.port.broken.Load() {
+			w.call(rx.queue, rx.port, rx.c)
 		}
 	}
 	return at

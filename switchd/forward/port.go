@@ -62,6 +62,10 @@ type receiveRing struct {
 	fresh   bool // its driver has to be woken once; the first worker's
 	port    *Port
 	c       *counters
+
+	// The owner's: what was delivered and not yet counted, and whether some worker will see to it at the end of its round.
+	packets, bytes uint64
+	noted          bool
 }
 
 // transmitRing is a guest's transmit queue. It belongs to the worker that the table gives it to.

@@ -19,7 +19,8 @@ import (
 type worker struct {
 	sw     *Switch
 	index  int
-	core   int // -1: not pinned
+	core   int  // -1: not pinned
+	alone  bool // there is no other worker
 	passed atomic.Uint64
 	stats  workerStats
 	guard  guard
@@ -39,7 +40,7 @@ type worker struct {
 	segments    []guestmem.Segment                    // of the frames being sent to the uplink
 	fromOutside [virtio.BurstSize][1]guestmem.Segment // of the frames received from it
 	lane        express
-	notices     []notice
+	notices     notices
 	groups      groups
 	addresses   *addressTable
 	lastTo      ether.MAC     // destination of the frame before in this burst
@@ -59,9 +60,9 @@ type workerStats struct {
 }
 
 func newWorker(s *Switch, index, core int) (*worker, error) {
-	w := &worker{sw: s, index: index, core: core}
+	w := &worker{sw: s, index: index, core: core, alone: len(s.config.Cores) == 1}
 	w.segments = make([]guestmem.Segment, 0, 4*virtio.BurstSize)
-	w.notices = make([]notice, 0, maxNotices)
+	w.notices.init()
 	w.groups.init()
 	if err := w.scratch.init(); err != nil {
 		return nil, err
