@@ -40,6 +40,10 @@ func main() {
 	if err == nil {
 		return
 	}
+	var status statusError
+	if errors.As(err, &status) {
+		os.Exit(int(status)) // everything was said
+	}
 	fmt.Fprintf(os.Stderr, "vhostctl: %v\n", err)
 	var usage *usageError
 	switch {
@@ -87,6 +91,7 @@ func newApp() *cli.App {
 				&cli.DurationFlag{Name: "watch", Usage: "again every `INTERVAL`, with rates"})},
 			{Name: "fdb", Usage: "list the learned addresses", Action: showFDB, Flags: outputFlags()},
 			{Name: "version", Usage: "show the versions of vhostctl and switchd", Action: showVersion, Flags: outputFlags()},
+			DoctorCommand(),
 			{Name: "completion", Usage: "print the completion script of a shell", ArgsUsage: "bash|zsh|fish", Action: completion},
 		},
 	}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"vhostkit/libvirt/doctor"
+	"vhostkit/switchd"
+)
+
+const doctorDescription = `Looks for what keeps packets from flowing, and says how to mend each. It changes nothing.
+   Without DOMAIN only the host is examined; without libvirt or switchd, what is left of it.
+
+EXAMPLES
+   The host:                     sudo vhostctl doctor
+   The host and one domain:      sudo vhostctl doctor vm1
+   For scripts:                  vhostctl doctor vm1 -o json | jq '.checks[] | select(.status == "fail")'
+   What is looked at:            vhostctl doctor --list
+
+EXIT CODES (of this command)
+   0 all is well   1 warnings, or something could not be told   2 failures, or a wrong command line`
+
+// DoctorCommand examines the host and a domain.
+func DoctorCommand() *cli.Command {
+	return &cli.Command{
+		Name: "doctor", Usage: "find out why packets do not flow", ArgsUsage: "[DOMAIN]", Description: doctorDescription, Action: examine,
+		Flags: append(outputFlags(),
+			&cli.StringFlag{Name: "connect", Usage: "libvirt connection `URI`", EnvVars: []string{"LIBVIRT_DEFAULT_URI"}, Value: "qemu:///system"},
+			&cli.BoolFlag{Name: "all", Usage: "also show checks that do not apply"},
+			&cli.BoolFlag{Name: "list", Usage: "list the checks, run none"}),
+	}
+}
+
+// statusError ends the program with an exit code after everything was printed.
+type statusError int
+
+func (e statusError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+func examine(c *cli.Context) error {
+	var names []string
+	if first := c.Args().First(); first != "" && first[0] != '-' {
+		names = []string{"DOMAIN"}
+	}
+	args, err := arguments(c, names...)
+	if err != nil {
+		return err
+	}
+	if c.Bool("list") {
+		return show(c, listChecks(), checksTable)
+	}
+	uri := c.String("connect")
+	env := &doctor.Env{
+		Files: doctor.Dir(""), Run: doctor.Exec, Switch: client(c), URI: uri, Version: switchd.Version,
+		SocketDir: switchd.DefaultConfig().SocketDir, Interval: time.Second,
+		Connect: func(ctx context.Context) (doctor.Libvirt, error) { return doctor.ConnectVirsh(ctx, doctor.Exec, uri) },
+	}
+	if len(args) == 1 {
+		env.Domain = args[0]
+	}
+	report := doctor.Examine(c.Context, env, doctor.Checks())
+	err = show(c, report, func(w io.Writer, r doctor.Report) {
+		doctor.Write(w, r, os.Getenv("NO_COLOR") == "" && isTerminal(os.Stdout), c.Bool("all"))
+	})
+	if code := report.ExitCode(); err == nil && code != 0 {
+		return statusError(code)
+	}
+	return err
+}
+
+// checkInfo is a check as --list prints it.
+type checkInfo struct {
+	ID    string       `json:"id"`
+	Group string       `json:"group"`
+	Scope doctor.Scope `json:"scope"`
+	Title string       `json:"title"`
+}
+
+func listChecks() []checkInfo {
+	var list []checkInfo
+	for _, c := range doctor.Checks() {
+		list = append(list, checkInfo{c.ID, c.Group, c.Scope, c.Title})
+	}
+	return list
+}
+
+func checksTable(w io.Writer, list []checkInfo) {
+	table(w, "ID GROUP SCOPE TITLE", func(row func(...any)) {
+		for _, c := range list {
+			row(c.ID, c.Group, c.Scope, c.Title)
+		}
+	})
+}
