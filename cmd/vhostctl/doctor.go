@@ -21,6 +21,7 @@ EXAMPLES
    The host and one domain:      sudo vhostctl doctor vm1
    For scripts:                  vhostctl doctor vm1 -o json | jq '.checks[] | select(.status == "fail")'
    What is looked at:            vhostctl doctor --list
+   Some of it:                   vhostctl doctor --check switchd,uplink,drops
 
 EXIT CODES (of this command)
    0 all is well   1 warnings, or something could not be told   2 failures, or a wrong command line`
@@ -32,6 +33,7 @@ func DoctorCommand() *cli.Command {
 		Flags: append(outputFlags(),
 			&cli.StringFlag{Name: "connect", Usage: "libvirt connection `URI`", EnvVars: []string{"LIBVIRT_DEFAULT_URI"}, Value: "qemu:///system"},
 			&cli.BoolFlag{Name: "all", Usage: "also show checks that do not apply"},
+			&cli.StringSliceFlag{Name: "check", Usage: "run only the checks with these `ID`s"},
 			&cli.BoolFlag{Name: "list", Usage: "list the checks, run none"}),
 	}
 }
@@ -53,6 +55,10 @@ func examine(c *cli.Context) error {
 	if c.Bool("list") {
 		return show(c, listChecks(), checksTable)
 	}
+	checks, err := doctor.Select(c.StringSlice("check"))
+	if err != nil {
+		return &usageError{err}
+	}
 	uri := c.String("connect")
 	env := &doctor.Env{
 		Files: doctor.Dir(""), Run: doctor.Exec, Switch: client(c), URI: uri, Version: switchd.Version,
@@ -62,7 +68,7 @@ func examine(c *cli.Context) error {
 	if len(args) == 1 {
 		env.Domain = args[0]
 	}
-	report := doctor.Examine(c.Context, env, doctor.Checks())
+	report := doctor.Examine(c.Context, env, checks)
 	err = show(c, report, func(w io.Writer, r doctor.Report) {
 		doctor.Write(w, r, os.Getenv("NO_COLOR") == "" && isTerminal(os.Stdout), c.Bool("all"))
 	})

@@ -6,6 +6,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -129,6 +130,28 @@ func Checks() []Check {
 		all = append(all, group...)
 	}
 	return all
+}
+
+// Select picks checks by their identifiers, in the order of Checks. None given is all of them.
+func Select(ids []string) ([]Check, error) {
+	all := Checks()
+	if len(ids) == 0 {
+		return all, nil
+	}
+	var picked []Check
+	known := map[string]bool{}
+	for _, c := range all {
+		known[c.ID] = true
+		if slices.Contains(ids, c.ID) {
+			picked = append(picked, c)
+		}
+	}
+	for _, id := range ids {
+		if !known[id] {
+			return nil, fmt.Errorf("no check is called %q (vhostctl doctor --list shows them)", id)
+		}
+	}
+	return picked, nil
 }
 
 func ok(format string, args ...any) Result {

@@ -162,11 +162,14 @@ func (n netDevice) label() string {
 
 func newDomain(x DomainXML) (*domain, error) {
 	d := &domain{Name: x.Name, Active: x.Live != "", Kept: x.Config != ""}
-	for text, into := range map[string]*description{x.Live: &d.now, x.Config: &d.next} {
-		if text == "" {
+	for _, part := range []struct {
+		text string
+		into *description
+	}{{x.Live, &d.now}, {x.Config, &d.next}} {
+		if part.text == "" {
 			continue
 		}
-		if err := xml.Unmarshal([]byte(text), into); err != nil {
+		if err := xml.Unmarshal([]byte(part.text), part.into); err != nil {
 			return nil, fmt.Errorf("description of domain %s: %w", x.Name, err)
 		}
 	}
