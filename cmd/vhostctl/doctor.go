@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -44,11 +45,7 @@ type statusError int
 func (e statusError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 func examine(c *cli.Context) error {
-	var names []string
-	if first := c.Args().First(); first != "" && first[0] != '-' {
-		names = []string{"DOMAIN"}
-	}
-	args, err := arguments(c, names...)
+	name, err := optionalDomain(c)
 	if err != nil {
 		return err
 	}
@@ -61,12 +58,9 @@ func examine(c *cli.Context) error {
 	}
 	uri := c.String("connect")
 	env := &doctor.Env{
-		Files: doctor.Dir(""), Run: doctor.Exec, Switch: client(c), URI: uri, Version: switchd.Version,
+		Files: doctor.Dir(""), Run: doctor.Exec, Switch: client(c), URI: uri, Domain: name, Version: switchd.Version,
 		SocketDir: switchd.DefaultConfig().SocketDir, Interval: time.Second,
 		Connect: func(ctx context.Context) (doctor.Libvirt, error) { return doctor.ConnectVirsh(ctx, doctor.Exec, uri) },
-	}
-	if len(args) == 1 {
-		env.Domain = args[0]
 	}
 	report := doctor.Examine(c.Context, env, checks)
 	err = show(c, report, func(w io.Writer, r doctor.Report) {
@@ -76,6 +70,41 @@ func examine(c *cli.Context) error {
 		return statusError(code)
 	}
 	return err
+}
+
+// optionalDomain is the one argument. Options may also stand behind it.
+func optionalDomain(c *cli.Context) (name string, err error) {
+	args := c.Args().Slice()
+	for i := 0; i < len(args); i++ {
+		option, isOption := strings.CutPrefix(args[i], "-")
+		if !isOption {
+			if name != "" || args[i] == "" {
+				return "", usagef("usage: vhostctl doctor [DOMAIN], not %q", args)
+			}
+			name = args[i]
+			continue
+		}
+		option, value, given := strings.Cut(strings.TrimPrefix(option, "-"), "=")
+		switch {
+		case !given && (option == "all" || option == "list"):
+			value = "true"
+		case !given && i+1 < len(args):
+			i++
+			value = args[i]
+		case !given:
+			return "", usagef("option %s wants a value", args[i])
+		}
+		if option == "o" {
+			option = "output"
+		}
+		if err := c.Set(option, value); err != nil {
+			return "", usagef("option --%s: %v", option, err)
+		}
+	}
+	if o := c.String("output"); o != "table" && o != "json" {
+		return "", usagef("--output %q: want table or json", o)
+	}
+	return name, nil
 }
 
 // checkInfo is a check as --list prints it.

@@ -168,9 +168,17 @@ func groupID(f Files, name string, otherwise int) int {
 	return otherwise
 }
 
-// account is a user with the groups that the group file gives.
+// account is a user as libvirt starts QEMU: with the group that it is told, the user's own, and those of the group file.
 func account(f Files, uid, gid int, source string) identity {
 	who := identity{UID: uid, GID: gid, Name: userName(f, uid), Source: source}
+	for _, u := range database(f, "/etc/passwd") {
+		if len(u) > 3 && u[2] == strconv.Itoa(uid) {
+			if own, err := strconv.Atoi(u[3]); err == nil {
+				who.Groups = append(who.Groups, own)
+			}
+			break
+		}
+	}
 	for _, g := range database(f, "/etc/group") {
 		if len(g) > 3 && slices.Contains(strings.Split(g[3], ","), who.Name) {
 			if id, err := strconv.Atoi(g[2]); err == nil {

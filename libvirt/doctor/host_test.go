@@ -58,6 +58,11 @@ func unreachable(r *rig) {
 var hostScenarios = []scenario{
 	{"kvm", "open", nil, OK, "open to libvirt-qemu", ""},
 	{"kvm", "user unknown", func(r *rig) { r.connect, r.env.Domain = errNoLibvirt, ""; delete(r.files, "/etc/passwd") }, OK, "is there", ""},
+	{"kvm", "open to the user's own group", func(r *rig) {
+		r.stop()
+		r.files.put("/etc/group", "kvm:x:109:\nlibvirt-qemu:x:64055:libvirt-qemu\n")
+		r.libvirt.capabilities = strings.Replace(r.libvirt.capabilities, "+109", "+64055", 1)
+	}, OK, "open to libvirt-qemu", ""},
 	{"kvm", "absent", func(r *rig) { delete(r.files, "/dev/kvm") }, Warn, "emulates", "modprobe"},
 	{"kvm", "not virtualised", func(r *rig) { delete(r.files, "/dev/kvm"); r.files.put("/proc/cpuinfo", "flags : fpu\n") }, Warn, "emulates", "firmware"},
 	{"kvm", "closed", func(r *rig) { r.files.mode("/dev/kvm", 0o600, 0, 0) }, Warn, "closed to libvirt-qemu", "usermod"},
@@ -191,6 +196,11 @@ var hostScenarios = []scenario{
 		useSELinux(r)
 		r.files["/usr/bin/qemu-wrap"].attributes[selinuxAttribute] = "system_u:object_r:bin_t:s0"
 	}, Warn, "bin_t", "semanage fcontext -a -t qemu_exec_t '/usr/bin/qemu-wrap'"},
+	{"selinux", "sockets' label", func(r *rig) {
+		useSELinux(r)
+		r.files["/run/vhostkit/ports"].attributes[selinuxAttribute] = "system_u:object_r:var_run_t:s0"
+	}, Warn, "var_run_t", "semanage fcontext -a -t svirt_image_t '/run/vhostkit/ports(/.*)?'"},
+	{"selinux", "nothing to label", func(r *rig) { r.files.put("/sys/fs/selinux/enforce", "1"); r.env.SocketDir = "/nowhere" }, OK, "enforcing", ""},
 	{"selinux", "no label", func(r *rig) { useSELinux(r); r.files["/usr/bin/qemu-wrap"].attributes = nil }, Unknown, "label", ""},
 
 	{"apparmor", "none", nil, NotApplicable, "", ""},
