@@ -13,4 +13,5 @@ require (
 	github.com/xrash/smetrics v0.0.0-20240521201337-686a1a2994c1 // indirect
 	golang.org/x/sys v0.40.0 // indirect
 	golang.org/x/tools v0.26.0 // indirect
+	libvirt.org/go/libvirt v1.11006.0 // indirect
 )

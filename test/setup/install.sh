@@ -2,9 +2,9 @@
 # Installs what vhostkit's demo or tests need on this machine and prints nothing if all is there.
 #
 #   test/setup/install.sh demo    QEMU, busybox, iproute2, a guest kernel in the cache, Go
-#   test/setup/install.sh test    the same, and DPDK's testpmd, ethtool, tcpdump, gcc
+#   test/setup/install.sh test    the same, and DPDK's testpmd, libvirt, ethtool, tcpdump
 #   test/setup/install.sh kernel  only the guest kernel in the cache
-#   test/setup/install.sh go      only Go
+#   test/setup/install.sh go      only Go, and gcc for vhostctl's binding to libvirt
 #
 # Debian 12 and 13, Ubuntu 24.04 (apt) and Fedora (dnf). As a user it asks sudo for the packages only.
 # VHOSTKIT_CACHE       where fetched things are kept (default: $XDG_CACHE_HOME/vhostkit or ~/.cache/vhostkit)
@@ -38,7 +38,10 @@ main() {
 	demo | test) install_packages "$profile" ;;
 	esac
 	[ "$profile" = go ] || get_kernel
-	[ "$profile" = kernel ] || get_go
+	[ "$profile" = kernel ] || {
+		have gcc || install_compiler
+		get_go
+	}
 }
 
 main "$@"

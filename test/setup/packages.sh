@@ -17,11 +17,12 @@ package_names() {
 	case $manager in
 	apt)
 		echo qemu-system-x86 ipxe-qemu seabios busybox-static iproute2 kmod xz-utils zstd ca-certificates git make
-		[ "$1" = test ] && echo dpdk dpdk-dev ethtool tcpdump gcc libc6-dev
+		[ "$1" = test ] && echo dpdk dpdk-dev ethtool tcpdump gcc libc6-dev libvirt-daemon-system libvirt-clients \
+			libvirt-daemon-driver-qemu
 		;;
 	dnf)
 		echo qemu-system-x86-core ipxe-roms-qemu seabios-bin busybox iproute kmod xz zstd ca-certificates git-core make cpio
-		[ "$1" = test ] && echo dpdk ethtool tcpdump gcc glibc-devel
+		[ "$1" = test ] && echo dpdk ethtool tcpdump gcc glibc-devel libvirt-daemon libvirt-daemon-driver-qemu libvirt-client
 		;;
 	esac
 	return 0
@@ -75,6 +76,14 @@ apt_update() {
 	[ -z "${apt_fresh:-}" ] && can_be_root || return 0
 	as_root apt-get -qq -o DPkg::Lock::Timeout=120 update >/dev/null 2>&1 || say "apt-get update failed; going on with the lists that are there"
 	apt_fresh=1
+}
+
+# What cgo needs.
+install_compiler() {
+	case $manager in
+	apt) add_packages gcc libc6-dev ;;
+	dnf) add_packages gcc glibc-devel ;;
+	esac
 }
 
 install_packages() {
