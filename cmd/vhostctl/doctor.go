@@ -60,7 +60,7 @@ func examine(c *cli.Context) error {
 	env := &doctor.Env{
 		Files: doctor.Dir(""), Run: doctor.Exec, Switch: client(c), URI: uri, Domain: name, Version: switchd.Version,
 		SocketDir: switchd.DefaultConfig().SocketDir, Interval: time.Second,
-		Connect: func(ctx context.Context) (doctor.Libvirt, error) { return doctor.ConnectVirsh(ctx, doctor.Exec, uri) },
+		Connect: func(ctx context.Context) (doctor.Libvirt, error) { return doctor.Connect(ctx, doctor.Exec, uri) },
 	}
 	report := doctor.Examine(c.Context, env, checks)
 	err = show(c, report, func(w io.Writer, r doctor.Report) {

@@ -48,7 +48,7 @@ func reach(f Files, target string, who identity, bits fs.FileMode) (fix string, 
 			return "", err
 		}
 		if !who.may(info, 1) && f.Attribute(at, aclAttribute) == "" {
-			return fmt.Sprintf("setfacl -m u:%d:x %s", who.UID, at),
+			return fmt.Sprintf("setfacl -m u:%d:x %s", who.UID, quote(at)),
 				fmt.Errorf("%s (mode %04o, owner %d:%d) does not let %s through", at, info.Mode.Perm(), info.UID, info.GID, who.Name)
 		}
 		at = path.Join(at, parts[i])
@@ -58,7 +58,7 @@ func reach(f Files, target string, who identity, bits fs.FileMode) (fix string, 
 		return "", err
 	}
 	if !who.may(info, bits) && f.Attribute(real, aclAttribute) == "" {
-		return fmt.Sprintf("chgrp %d %s && chmod g+rw %s", who.GID, real, real),
+		return fmt.Sprintf("chgrp %d %s && chmod g+rw %s", who.GID, quote(real), quote(real)),
 			fmt.Errorf("%s (mode %04o, owner %d:%d) is closed to %s", real, info.Mode.Perm(), info.UID, info.GID, who.Name)
 	}
 	return "", nil
@@ -75,7 +75,7 @@ func (e *Env) qemuUser(ctx context.Context) (identity, error) {
 		if e.Domain != "" {
 			if list, err := e.processes(); err == nil {
 				if d, err := e.theDomain(ctx); err == nil {
-					if p, ok := emulatorOf(list, d.Name); ok {
+					if p, ok := e.emulator(list, d.Name); ok {
 						who := identity{UID: p.UID, GID: p.GID, Groups: p.Groups, Source: fmt.Sprintf("/proc/%d/status", p.PID)}
 						who.Name = userName(e.Files, p.UID)
 						return who, nil

@@ -27,7 +27,7 @@ func checkDomain(ctx context.Context, e *Env) Result {
 		return fail("virsh list --all", "%v", err)
 	}
 	if !d.next.concerned() {
-		return fail("vhostctl attach "+d.Name, "%s has no interface on the switch", d.Name)
+		return fail("vhostctl attach "+quote(d.Name), "%s has no interface on the switch", d.Name)
 	}
 	state := "shut off"
 	if d.Active {
@@ -45,7 +45,7 @@ func checkRestart(_ context.Context, _ *Env, d *domain) Result {
 	if !d.Active || !d.Kept {
 		return notApplicable("the domain does not run, or is transient")
 	}
-	fix := "virsh shutdown " + d.Name + "; virsh start " + d.Name + "   # a reboot inside is not enough"
+	fix := "virsh shutdown " + quote(d.Name) + "; virsh start " + quote(d.Name) + "   # a reboot inside is not enough"
 	var all []Result
 	sockets := func(x description) string {
 		var list []string
@@ -77,7 +77,7 @@ func checkDomainKVM(_ context.Context, e *Env, d *domain) Result {
 	if _, err := e.Files.Stat("/dev/kvm"); err != nil {
 		return ok("type='%s': this host has no KVM", d.now.Type)
 	}
-	return warn("virsh edit "+d.Name+": <domain type='kvm'>", "type='%s': emulated, many times slower", d.now.Type)
+	return warn("virsh edit "+quote(d.Name)+"   # <domain type='kvm'>", "type='%s': emulated, many times slower", d.now.Type)
 }
 
 func checkDomainQEMU(ctx context.Context, e *Env, d *domain) Result {
@@ -89,7 +89,7 @@ func checkDomainQEMU(ctx context.Context, e *Env, d *domain) Result {
 		return unknown("the domain names no emulator")
 	}
 	if _, err := e.Files.Stat(emulator); err != nil {
-		return fail("virsh edit "+d.Name+": <emulator>", "emulator: %v", err)
+		return fail("virsh edit "+quote(d.Name)+"   # <emulator>", "emulator: %v", err)
 	}
 	v, err := e.qemuVersion(ctx, emulator)
 	if err != nil {
@@ -117,7 +117,7 @@ func checkDomainQEMU(ctx context.Context, e *Env, d *domain) Result {
 	}
 	// Without KVM these versions can take KVM's way to unmask an interrupt vector of a vhost-user device, and crash.
 	if d.next.Type == "qemu" && v < 10_000_000 && len(d.next.vhostUser()) > 0 {
-		all = append(all, warn("virsh edit "+d.Name+": <domain type='kvm'>; or <qemu:commandline> with -global virtio-net-pci.vectors=0",
+		all = append(all, warn("virsh edit "+quote(d.Name)+"   # <domain type='kvm'>; or <qemu:commandline> with -global virtio-net-pci.vectors=0",
 			"QEMU %s without KVM may crash when the guest uses MSI-X on a vhost-user interface", versionText(v)))
 	}
 	return merge(all...).from(emulator)
@@ -143,7 +143,7 @@ func checkBootC(_ context.Context, e *Env, d *domain) Result {
 	if boots {
 		return ok("a boot device is named").from("/etc/os-release")
 	}
-	return warn("virsh edit "+d.Name+": <boot dev='hd'/> in <os>   # QEMU's -boot c",
+	return warn("virsh edit "+quote(d.Name)+"   # <boot dev='hd'/> in <os>   # QEMU's -boot c",
 		"no boot device is named: old QEMU on Ubuntu fails to allocate hugepages then").from("/etc/os-release")
 }
 
@@ -170,7 +170,7 @@ func checkHotplug(_ context.Context, _ *Env, d *domain) Result {
 		}
 	}
 	if len(ports) == 0 {
-		return warn("virsh edit "+d.Name+": add <controller type='pci' model='pcie-root-port'/>",
+		return warn("virsh edit "+quote(d.Name)+"   # add <controller type='pci' model='pcie-root-port'/>",
 			"all %d root ports are taken: no interface can be attached while the guest runs", used)
 	}
 	return ok("%d of %d root ports are free", len(ports), len(ports)+used)

@@ -43,7 +43,7 @@ func checkModel(_ context.Context, _ *Env, d *domain, n netDevice) Result {
 	if strings.HasPrefix(n.Model.Type, "virtio") {
 		return ok("%s", n.Model.Type)
 	}
-	return fail("virsh edit "+d.Name+": <model type='virtio'/>", "model %q cannot be on the switch: it is no virtio device", n.Model.Type)
+	return fail("virsh edit "+quote(d.Name)+"   # <model type='virtio'/>", "model %q cannot be on the switch: it is no virtio device", n.Model.Type)
 }
 
 func checkReconnect(_ context.Context, _ *Env, d *domain, n netDevice) Result {
@@ -53,7 +53,7 @@ func checkReconnect(_ context.Context, _ *Env, d *domain, n netDevice) Result {
 	if n.reconnects() {
 		return ok("reconnects")
 	}
-	return warn("virsh edit "+d.Name+": <reconnect enabled='yes' timeout='1'/> in <source>; then stop and start it",
+	return warn("virsh edit "+quote(d.Name)+"   # <reconnect enabled='yes' timeout='1'/> in <source>; then stop and start it",
 		"no <reconnect>: when switchd restarts, the guest's network is dead until the guest restarts")
 }
 
@@ -64,7 +64,7 @@ func checkMode(_ context.Context, _ *Env, d *domain, n netDevice) Result {
 	if n.Source.Mode != "server" {
 		return ok("mode='client'")
 	}
-	return warn("virsh edit "+d.Name+": mode='client' in <source>; or start switchd with --client --socket-file "+n.Source.Path,
+	return warn("virsh edit "+quote(d.Name)+"   # mode='client' in <source>; or start switchd with --client --socket-file "+quote(n.Source.Path),
 		"mode='server': the guest's start and every hot plug hang until a switch connects")
 }
 
@@ -79,7 +79,7 @@ func checkOffloads(_ context.Context, _ *Env, d *domain, n netDevice) Result {
 	case n.vhostUser():
 		return ok("on in the XML, harmless: the guest gets only what the switch offers (--tx-csum, --tso)")
 	}
-	return warn("virsh edit "+d.Name+": <host csum='off' gso='off'/><guest csum='off' tso4='off' tso6='off' ecn='off'/> in <driver>; or start it by qemu-wrap",
+	return warn("virsh edit "+quote(d.Name)+"   # <host csum='off' gso='off'/><guest csum='off' tso4='off' tso6='off' ecn='off'/> in <driver>; or start it by qemu-wrap",
 		"offloads are on: the guest may send frames without checksums, which nobody completes over vhost-cuse")
 }
 
@@ -91,9 +91,9 @@ func checkSocketPath(_ context.Context, _ *Env, d *domain, n netDevice) Result {
 	case !n.vhostUser():
 		return notApplicable("no socket")
 	case length == 0:
-		return fail("vhostctl attach "+d.Name, "no socket is named")
+		return fail("vhostctl attach "+quote(d.Name), "no socket is named")
 	case length > longestSocket:
-		return fail("virsh edit "+d.Name+": a shorter path, such as those of vhostctl port add", "%d bytes, and %d are possible: %s", length,
+		return fail("virsh edit "+quote(d.Name)+"   # a shorter path, such as those of vhostctl port add", "%d bytes, and %d are possible: %s", length,
 			longestSocket, n.Source.Path)
 	}
 	return ok("%s", n.Source.Path)
@@ -106,7 +106,7 @@ func checkSocketAccess(ctx context.Context, e *Env, d *domain, n netDevice) Resu
 	info, err := e.Files.Stat(n.Source.Path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fail("systemctl start switchd; vhostctl ports; vhostctl attach "+d.Name,
+		return fail("systemctl start switchd; vhostctl ports; vhostctl attach "+quote(d.Name),
 			"%s is not there: the domain's start waits for it, hot plug fails", n.Source.Path)
 	case err != nil:
 		return unknown("%v", err)
@@ -123,7 +123,7 @@ func checkSocketAccess(ctx context.Context, e *Env, d *domain, n netDevice) Resu
 		return unknown("%v", err)
 	}
 	if err != nil {
-		return fail(fix+fmt.Sprintf("   # lasting: switchd --socket-group, or vhostctl attach %s", d.Name), "Permission denied at the start: %v", err).
+		return fail(fix+fmt.Sprintf("   # lasting: switchd --socket-group, or vhostctl attach %s", quote(d.Name)), "Permission denied at the start: %v", err).
 			from(who.Source)
 	}
 	return ok("open to %s", who.Name).from(who.Source)

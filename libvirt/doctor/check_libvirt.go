@@ -91,7 +91,7 @@ func checkPrivateMemory(ctx context.Context, e *Env) Result {
 		}
 		on++
 		if why := d.next.private(); why != "" && !d.next.wrapped() {
-			all = append(all, fail("vhostctl attach "+name+"   # or: virsh edit "+name+", <memoryBacking>: <source type='memfd'/><access mode='shared'/>",
+			all = append(all, fail("vhostctl attach "+quote(name)+"   # or: virsh edit "+quote(name)+": <memoryBacking> <source type='memfd'/><access mode='shared'/>",
 				"%s: %s", name, why))
 		}
 	}
@@ -220,7 +220,7 @@ func (e *Env) judgeCache(file string, data []byte) (Result, bool) {
 		return unknown("QEMU behind %s: %v", c.Emulator, err), true
 	}
 	if qemu.Changed.After(cached.Modified) {
-		return warn("touch "+c.Emulator, "%s is newer than what libvirt remembers of %s: it would use the old QEMU's abilities", real, c.Emulator), true
+		return warn("touch "+quote(c.Emulator), "%s is newer than what libvirt remembers of %s: it would use the old QEMU's abilities", real, c.Emulator), true
 	}
 	return ok("%s as of %s", c.Emulator, cached.Modified.UTC().Format(time.DateTime)), true
 }

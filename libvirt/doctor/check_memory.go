@@ -48,7 +48,7 @@ func checkShared(_ context.Context, _ *Env, d *domain) Result {
 	if d.next.wrapped() {
 		return ok("qemu-wrap makes it shared")
 	}
-	fix := "vhostctl attach " + d.Name + "   # or virsh edit " + d.Name + ": <access mode='shared'/>, memAccess='shared' in each cell; then stop and start it"
+	fix := "vhostctl attach " + quote(d.Name) + "   # or virsh edit " + quote(d.Name) + ": <access mode='shared'/>, memAccess='shared' in each cell; then stop and start it"
 	if why := d.now.private(); why != "" {
 		return fail(fix, "%s: the switch cannot map it, and no packet flows", why)
 	}
@@ -72,14 +72,14 @@ func checkSource(_ context.Context, _ *Env, d *domain) Result {
 	case x.private() != "":
 		return notApplicable("it is not shared")
 	}
-	return warn("virsh edit "+d.Name+": <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>",
+	return warn("virsh edit "+quote(d.Name)+"   # <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>",
 		"guest memory is a file in libvirt's memory_backing_dir: it works, and is written back to disk")
 }
 
 // checkPrealloc looks at the running process first: it knows what was really asked for.
 func checkPrealloc(_ context.Context, e *Env, d *domain) Result {
 	if list, err := e.processes(); d.Active && err == nil {
-		if p, found := emulatorOf(list, d.Name); found {
+		if p, found := e.emulator(list, d.Name); found {
 			return judgePrealloc(p, d)
 		}
 	}
@@ -106,7 +106,7 @@ func judgePrealloc(p process, d *domain) Result {
 	case prealloc:
 		return ok("allocated").from(source)
 	case huge:
-		return warn("virsh edit "+d.Name+": <allocation mode='immediate'/>; by hand: -mem-prealloc", "hugepages are taken one by one: "+
+		return warn("virsh edit "+quote(d.Name)+"   # <allocation mode='immediate'/>; by hand: -mem-prealloc", "hugepages are taken one by one: "+
 			"when they run out the guest is killed (SIGBUS)").from(source)
 	}
 	return ok("ordinary pages come when they are touched").from(source)
@@ -182,10 +182,10 @@ func judgeNeed(n need, host []pool, nodes map[int][]pool, name string) Result {
 	}
 	all, known := at(host)
 	if n.KiB == 0 || !known {
-		return fail("virsh edit "+name+": <page size='2' unit='M'/>", "this host has no pages of %s", sizeName(n.KiB))
+		return fail("virsh edit "+quote(name)+"   # <page size='2' unit='M'/>", "this host has no pages of %s", sizeName(n.KiB))
 	}
 	if n.Memory%n.KiB != 0 {
-		return fail("virsh edit "+name+": <memory>", "%d KiB of memory is not a multiple of the %s page", n.Memory, sizeName(n.KiB))
+		return fail("virsh edit "+quote(name)+"   # <memory>", "%d KiB of memory is not a multiple of the %s page", n.Memory, sizeName(n.KiB))
 	}
 	want, free, where := n.Memory/n.KiB, all.available(), ""
 	file := fmt.Sprintf("%s/hugepages-%dkB/nr_hugepages", hostPools, n.KiB)
@@ -234,11 +234,11 @@ func checkLocked(_ context.Context, _ *Env, d *domain) Result {
 		return notApplicable("memory is not locked, and need not be")
 	}
 	if x.Tune.Hard == nil {
-		return warn("virsh edit "+d.Name+": remove <locked/>, or add <memtune><hard_limit unit='KiB'>…</hard_limit></memtune>",
+		return warn("virsh edit "+quote(d.Name)+"   # remove <locked/>, or add <memtune><hard_limit unit='KiB'>…</hard_limit></memtune>",
 			"<locked/> without <hard_limit>: QEMU may lock all memory of the host")
 	}
 	if x.Tune.Hard.kib() <= x.Memory.kib() {
-		return fail("virsh edit "+d.Name+": raise <hard_limit> by 1 GiB or more over <memory>", "<hard_limit> is not above the guest's memory")
+		return fail("virsh edit "+quote(d.Name)+"   # raise <hard_limit> by 1 GiB or more over <memory>", "<hard_limit> is not above the guest's memory")
 	}
 	return ok("limit %d MiB", x.Tune.Hard.kib()>>10)
 }

@@ -60,7 +60,7 @@ func onPorts(f func(*Env, plugged) Result) func(context.Context, *Env) Result {
 func plugs(e *Env, d *domain, before, after control.Stats) []plugged {
 	pid := -1
 	if list, err := e.processes(); err == nil {
-		if p, found := emulatorOf(list, d.Name); found {
+		if p, found := e.emulator(list, d.Name); found {
 			pid = p.PID
 		}
 	}
@@ -109,7 +109,7 @@ func findPort(ports []control.Port, n netDevice, pid int) *control.Port {
 func checkPortState(_ *Env, p plugged) Result {
 	port := p.after
 	if port == nil {
-		return fail("vhostctl ports; virsh domiflist "+p.domain.Name+"; journalctl -u switchd -e", "no port of the switch belongs to it")
+		return fail("vhostctl ports; virsh domiflist "+quote(p.domain.Name)+"; journalctl -u switchd -e", "no port of the switch belongs to it")
 	}
 	name := portLabel(*port)
 	switch port.State {
@@ -124,7 +124,7 @@ func checkPortState(_ *Env, p plugged) Result {
 	case control.StateFailed:
 		return fail("reload the guest's driver, or restart the guest", "port %s was stopped: %s", name, port.Error)
 	}
-	return fail("journalctl -u switchd -e; virsh qemu-monitor-command --hmp "+p.domain.Name+" 'info network'   # without <reconnect>: restart the guest",
+	return fail("journalctl -u switchd -e; virsh qemu-monitor-command --hmp "+quote(p.domain.Name)+" 'info network'   # without <reconnect>: restart the guest",
 		"port %s: QEMU is not connected", name)
 }
 
@@ -141,9 +141,9 @@ func checkPortMemory(_ *Env, p plugged) Result {
 	case sum == 0 && len(p.after.Queues) == 0:
 		return notApplicable("the guest's driver has not started")
 	case sum == 0:
-		return fail("vhostctl attach "+p.domain.Name+"   # then stop and start it", "nothing is mapped: its memory is not shared")
+		return fail("vhostctl attach "+quote(p.domain.Name)+"   # then stop and start it", "nothing is mapped: its memory is not shared")
 	case sum>>10 < want:
-		return warn("make every NUMA cell shared: virsh edit "+p.domain.Name, "%d of %d MiB are mapped: a frame elsewhere stops the port", sum>>20, want>>10)
+		return warn("virsh edit "+quote(p.domain.Name)+"   # make every NUMA cell shared", "%d of %d MiB are mapped: a frame elsewhere stops the port", sum>>20, want>>10)
 	}
 	return ok("%d MiB in %d regions; the guest's own size of pages does not matter", sum>>20, len(p.after.Memory))
 }
@@ -170,7 +170,7 @@ func checkFeatures(_ *Env, p plugged) Result {
 	case p.iface.Driver.Packed == "on" && port.Ring != "packed":
 		return warn("upgrade the guest's driver (Linux 5.0 or newer)", "packed='on', and the guest uses split rings")
 	case !has("VERSION_1"):
-		return warn("upgrade the guest's driver, or disable-legacy=on", "the guest uses the legacy interface: slower, and without packed rings")
+		return warn("boot the guest: firmware such as iPXE is legacy, too; or upgrade its driver", "the guest uses the legacy interface: slower, and without packed rings")
 	}
 	note := ""
 	if !slices.ContainsFunc(port.ProtocolFeatures, func(f string) bool { return strings.Contains(f, "LOG_SHMFD") }) {
@@ -228,7 +228,7 @@ func checkCores(ctx context.Context, e *Env, d *domain) Result {
 	case len(pins) == 0:
 		return ok("the guest's CPUs are not pinned; workers are on %v", workers)
 	case len(both) > 0:
-		return warn("switchd --cores with others, or virsh vcpupin "+d.Name+" CPU CORES", "cores %v have a worker and a CPU of the guest", both)
+		return warn("switchd --cores with others, or virsh vcpupin "+quote(d.Name)+" CPU CORES", "cores %v have a worker and a CPU of the guest", both)
 	}
 	return ok("workers on %v, the guest elsewhere", workers)
 }

@@ -60,7 +60,7 @@ func judgeLabel(e *Env, file, pattern, advice string, good ...string) Result {
 	case slices.Contains(good, have):
 		return ok("%s is %s", file, have)
 	}
-	return warn(fmt.Sprintf("semanage fcontext -a -t %s '%s' && restorecon -Rv %s   # then: ausearch -m avc -ts recent", advice, pattern, file),
+	return warn(fmt.Sprintf("semanage fcontext -a -t %s %s && restorecon -Rv %s   # then: ausearch -m avc -ts recent", advice, quoteAlways(pattern), quote(file)),
 		"%s is %s: a confined QEMU may be refused", file, have)
 }
 
@@ -137,7 +137,7 @@ func checkDeviceACL(ctx context.Context, e *Env) Result {
 		case err == nil:
 			all = append(all, ok("%s comes from switchd over %s (cgroup %s)", device, broker, version))
 		default:
-			all = append(all, fail("vhostctl install-acl --device "+device+"   # or start switchd, which passes descriptors",
+			all = append(all, fail("vhostctl install-acl --device "+quote(device)+"   # or start switchd, which passes descriptors",
 				"QEMU may not open %s (cgroup %s), and switchd passes no descriptors at %s", device, version, broker))
 		}
 	}

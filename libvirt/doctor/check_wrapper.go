@@ -37,10 +37,10 @@ func checkWrapper(ctx context.Context, e *Env) Result {
 		return unknown("%v", err)
 	}
 	if w.Mode.Perm()&0o111 == 0 {
-		return fail("chmod 0755 "+file, "%s (mode %04o) may not be executed", file, w.Mode.Perm()).from(file)
+		return fail("chmod 0755 "+quote(file), "%s (mode %04o) may not be executed", file, w.Mode.Perm()).from(file)
 	}
 	if w.Mode.Perm()&0o022 != 0 {
-		return fail("chmod go-w "+file, "%s (mode %04o) may be changed by others than its owner", file, w.Mode.Perm()).from(file)
+		return fail("chmod go-w "+quote(file), "%s (mode %04o) may be changed by others than its owner", file, w.Mode.Perm()).from(file)
 	}
 	real := e.qemuPath()
 	q, err := e.Files.Stat(real)
@@ -48,7 +48,7 @@ func checkWrapper(ctx context.Context, e *Env) Result {
 		return ok("%s", file).from(file)
 	}
 	if q.UID != w.UID || q.GID != w.GID || q.Mode.Perm() != w.Mode.Perm() {
-		return warn("chown --reference="+real+" "+file+" && chmod --reference="+real+" "+file,
+		return warn("chown --reference="+quote(real)+" "+quote(file)+" && chmod --reference="+quote(real)+" "+quote(file),
 			"%s (mode %04o, owner %d:%d) differs from %s (mode %04o, owner %d:%d)", file, w.Mode.Perm(), w.UID, w.GID, real, q.Mode.Perm(),
 			q.UID, q.GID).from(file)
 	}

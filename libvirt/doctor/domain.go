@@ -235,6 +235,9 @@ func (q quantity) kib() uint64 {
 	return kib(n, q.Unit)
 }
 
+// maxNumbers bounds what a set may hold: more than any host has cores or nodes.
+const maxNumbers = 8192
+
 // numberSet reads 0-3,5,^2. It is nil for what it does not understand, such as the empty text.
 func numberSet(s string) []int {
 	var list []int
@@ -246,7 +249,7 @@ func numberSet(s string) []int {
 		if isRange && err == nil {
 			b, err = strconv.Atoi(high)
 		}
-		if err != nil || b-a > 1<<16 {
+		if err != nil || a < 0 || b >= maxNumbers {
 			return nil
 		}
 		for n := a; n <= b; n++ {

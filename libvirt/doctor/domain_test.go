@@ -51,6 +51,10 @@ var domainScenarios = []scenario{
 	{"domain", "wrapped", wrap, OK, "qemu-wrap", ""},
 	{"domain", "missing", func(r *rig) { r.env.Domain = "vm9" }, Fail, "not found", "virsh list"},
 	{"domain", "not attached", func(r *rig) { r.edit("<interface type='vhostuser'>", "<interface type='network'>") }, Fail, "no interface on the switch", "vhostctl attach vm1"},
+	{"domain", "a name that means something to the shell", func(r *rig) {
+		r.libvirt.domains["x; y's"] = DomainXML{Name: "x; y's", Config: strings.Replace(healthyXML, "vhostuser", "user", 1)}
+		r.env.Domain = "x; y's"
+	}, Fail, "no interface on the switch", `vhostctl attach 'x; y'\''s'`},
 	{"domain", "no libvirt", func(r *rig) { r.connect = errNoLibvirt }, Unknown, "libvirt", ""},
 
 	{"domain-restart", "same", nil, OK, "", ""},
@@ -188,6 +192,14 @@ var domainScenarios = []scenario{
 		r.files.put("/etc/passwd", "nemo:x:500:500::/:/bin/sh\n")
 		r.files.mode(socketFile, fs.ModeSocket|0o660, 0, 777)
 	}), OK, "open to nemo", ""},
+	{"socket-access", "a process that only claims to be the guest", func(r *rig) {
+		r.process(666, "qemu", "/usr/bin/qemu-system-x86_64", 1000, 1000, "qemu", "-name", "guest=vm1")
+		r.files.mode(socketFile, fs.ModeSocket|0o600, 0, 0)
+	}, Fail, "closed to libvirt-qemu", "chgrp 109"},
+	{"socket-access", "a path that means something to the shell", func(r *rig) {
+		r.edit(socketFile, "/run/$(id) x")
+		r.files.mode("/run/$(id) x", fs.ModeSocket|0o600, 0, 0)
+	}, Fail, "closed", "chgrp 109 '/run/$(id) x' &&"},
 	{"socket-access", "user unknown", inactive(func(r *rig) { r.libvirt.capabilities = ""; delete(r.files, "/etc/passwd") }), Unknown, "user", ""},
 	{"socket-access", "absent", func(r *rig) { delete(r.files, socketFile) }, Fail, "not there", "start switchd"},
 	{"socket-access", "no socket", func(r *rig) { r.files.put(socketFile, "") }, Fail, "no socket", "remove"},

@@ -132,6 +132,10 @@ var hostScenarios = []scenario{
 		r.files.put(qemuConf, "hugetlbfs_mount = [\n  \"/mnt/huge\", # ours\n]\n")
 	}, OK, "not for libvirt", ""},
 	{"hugepages-mount-order", "no daemon", func(r *rig) { delete(r.files, "/proc/700/stat") }, NotApplicable, "does not run", ""},
+	{"hugepages-mount-order", "a user's session", func(r *rig) {
+		r.process(700, "libvirtd", "/usr/sbin/libvirtd", 1000, 1000, "libvirtd")
+		delete(r.files, "/dev/hugepages/libvirt/qemu")
+	}, NotApplicable, "does not run", ""},
 	{"hugepages-mount-order", "no mount", func(r *rig) { r.files.put("/proc/self/mountinfo", "") }, NotApplicable, "", ""},
 	{"hugepages-mount-order", "session", func(r *rig) { r.env.URI = "qemu:///session" }, NotApplicable, "", ""},
 	{"hugepages-mount-order", "unreadable", func(r *rig) { delete(r.files, "/proc/self/mountinfo") }, Unknown, "", ""},
@@ -195,7 +199,7 @@ var hostScenarios = []scenario{
 	{"selinux", "wrapper's label", func(r *rig) {
 		useSELinux(r)
 		r.files["/usr/bin/qemu-wrap"].attributes[selinuxAttribute] = "system_u:object_r:bin_t:s0"
-	}, Warn, "bin_t", "semanage fcontext -a -t qemu_exec_t '/usr/bin/qemu-wrap'"},
+	}, Warn, "bin_t", "semanage fcontext -a -t qemu_exec_t '/usr/bin/qemu-wrap' && restorecon -Rv /usr/bin/qemu-wrap"},
 	{"selinux", "sockets' label", func(r *rig) {
 		useSELinux(r)
 		r.files["/run/vhostkit/ports"].attributes[selinuxAttribute] = "system_u:object_r:var_run_t:s0"

@@ -1,7 +1,9 @@
 package doctor
 
 import (
+	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -97,30 +99,39 @@ func ints(s string) []int {
 	return list
 }
 
-// daemon finds libvirt's QEMU driver: the one daemon, or the modular one.
+// libvirtDaemon finds the system's QEMU driver: the one daemon, or the modular one. Those of users' sessions have the same names.
 func libvirtDaemon(list []process) (process, bool) {
 	for _, p := range list {
-		switch filepath.Base(p.Exe) {
-		case "libvirtd", "virtqemud":
-			return p, true
+		name := filepath.Base(p.Exe)
+		if p.Exe == "" {
+			name = p.Comm
 		}
-		if p.Exe == "" && (p.Comm == "libvirtd" || p.Comm == "virtqemud") {
+		if p.UID == 0 && (name == "libvirtd" || name == "virtqemud") {
 			return p, true
 		}
 	}
 	return process{}, false
 }
 
-// emulatorOf finds the QEMU process of a domain by libvirt's -name guest=NAME,...
-func emulatorOf(list []process, name string) (process, bool) {
+// emulator finds the QEMU process of a domain by the file that libvirt keeps, in a directory of its own. A command line proves nothing:
+// any user can start a process that names the domain. In a session all processes are the user's.
+func (e *Env) emulator(list []process, name string) (process, bool) {
+	if !e.session() {
+		pid, err := strconv.Atoi(text(e.Files, filepath.Join("/run/libvirt/qemu", filepath.Base(name)+".pid")))
+		i := slices.IndexFunc(list, func(p process) bool { return p.PID == pid })
+		if err != nil || i < 0 {
+			return process{}, false
+		}
+		return list[i], true
+	}
 	escaped := strings.ReplaceAll(name, ",", ",,")
 	for _, p := range list {
 		for i, a := range p.Args {
-			if a != "-name" || i+1 == len(p.Args) {
+			if a != "-name" || i+1 == len(p.Args) || p.UID != os.Geteuid() {
 				continue
 			}
-			v := p.Args[i+1]
-			if v == "guest="+escaped || strings.HasPrefix(v, "guest="+escaped+",") || v == escaped {
+			rest, named := strings.CutPrefix(strings.TrimPrefix(p.Args[i+1], "guest="), escaped)
+			if more := strings.HasPrefix(rest, ",") && !strings.HasPrefix(rest, ",,"); named && (rest == "" || more) {
 				return p, true
 			}
 		}

@@ -194,6 +194,7 @@ func newRig() *rig {
 	r.process(800, "switchd", "/usr/sbin/switchd", 0, 0, "switchd")
 	r.process(guestPID, "qemu-system-x86", "/usr/bin/qemu-system-x86_64", qemuUID, kvmGID, "qemu-system-x86_64", "-name", "guest=vm1,debug-threads=on",
 		"-object", `{"qom-type":"memory-backend-memfd","hugetlb":true,"share":true,"prealloc":true}`)
+	f.put("/run/libvirt/qemu/vm1.pid", fmt.Sprintln(guestPID))
 	for _, pid := range []int{700, 800} {
 		f.put(fmt.Sprintf("/proc/%d/ns/user", pid), "").link = "user:[1]"
 		n := f.mode(fmt.Sprintf("/proc/%d/root/run/vhostkit/ports", pid), fs.ModeDir|0o755, 0, 0)
@@ -258,6 +259,7 @@ func (r *rig) stop() {
 	x := r.libvirt.domains["vm1"]
 	x.Live = ""
 	r.libvirt.domains["vm1"] = x
+	delete(r.files, "/run/libvirt/qemu/vm1.pid")
 	for name := range r.files {
 		if strings.HasPrefix(name, fmt.Sprintf("/proc/%d/", guestPID)) {
 			delete(r.files, name)

@@ -3,6 +3,7 @@ package doctor
 import (
 	"slices"
 	"strconv"
+	"strings"
 )
 
 func sortedKeys[V any](m map[string]V) []string {
@@ -31,3 +32,16 @@ func number(s string) int {
 	}
 	return int(n)
 }
+
+// quote makes one word of a text for the shell. Names of domains and paths come from those who own them; fixes are pasted as root.
+func quote(s string) string {
+	plain := s != "" && s[0] != '-' && strings.IndexFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+:@%", r))
+	}) < 0
+	if plain {
+		return s
+	}
+	return quoteAlways(s)
+}
+
+func quoteAlways(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
