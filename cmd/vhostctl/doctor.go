@@ -59,7 +59,7 @@ func examine(c *cli.Context) error {
 	uri := c.String("connect")
 	env := &doctor.Env{
 		Files: doctor.Dir(""), Run: doctor.Exec, Switch: client(c), URI: uri, Domain: name, Version: switchd.Version,
-		SocketDir: switchd.DefaultConfig().SocketDir, Interval: time.Second,
+		SocketDir: socketDir(), Interval: time.Second,
 		Connect: func(ctx context.Context) (doctor.Libvirt, error) { return doctor.Connect(ctx, doctor.Exec, uri) },
 	}
 	report := doctor.Examine(c.Context, env, checks)
@@ -70,6 +70,13 @@ func examine(c *cli.Context) error {
 		return statusError(code)
 	}
 	return err
+}
+
+// socketDir is where switchd's configuration file puts named ports' sockets. What is wrong with that file is for switchd to say.
+func socketDir() string {
+	config := switchd.DefaultConfig()
+	_ = config.LoadFile(switchd.DefaultConfigFile)
+	return config.SocketDir
 }
 
 // optionalDomain is the one argument. Options may also stand behind it.

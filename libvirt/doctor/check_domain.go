@@ -116,7 +116,7 @@ func checkDomainQEMU(ctx context.Context, e *Env, d *domain) Result {
 		}
 	}
 	// Without KVM these versions can take KVM's way to unmask an interrupt vector of a vhost-user device, and crash.
-	if d.next.Type == "qemu" && v < 10_000_000 && len(d.next.vhostUser()) > 0 {
+	if d.next.Type == "qemu" && v < 10_000_000 && len(d.next.vhostUser()) > 0 && !d.next.pinInterrupts() {
 		all = append(all, warn("virsh edit "+quote(d.Name)+"   # <domain type='kvm'>; or <qemu:commandline> with -global virtio-net-pci.vectors=0",
 			"QEMU %s without KVM may crash when the guest uses MSI-X on a vhost-user interface", versionText(v)))
 	}

@@ -70,6 +70,10 @@ type description struct {
 	Pins []struct {
 		CPU string `xml:"cpuset,attr"`
 	} `xml:"cputune>vcpupin"`
+	// Args is what <qemu:commandline> adds.
+	Args []struct {
+		Value string `xml:"value,attr"`
+	} `xml:"commandline>arg"`
 	Devices struct {
 		Emulator   string      `xml:"emulator"`
 		Interfaces []netDevice `xml:"interface"`
@@ -203,6 +207,16 @@ func (d description) vhostUser() []netDevice {
 	return list
 }
 
+// pinInterrupts tells that the guest's network devices are kept from MSI-X by hand.
+func (d description) pinInterrupts() bool {
+	for _, a := range d.Args {
+		if strings.Contains(a.Value, "vectors=0") {
+			return true
+		}
+	}
+	return false
+}
+
 // wrapped tells that the domain is started by qemu-wrap, which makes memory and interfaces right by itself.
 func (d description) wrapped() bool { return strings.Contains(d.Devices.Emulator, "qemu-wrap") }
 
@@ -240,24 +254,26 @@ const maxNumbers = 8192
 
 // numberSet reads 0-3,5,^2. It is nil for what it does not understand, such as the empty text.
 func numberSet(s string) []int {
-	var list []int
-	for _, part := range strings.Split(strings.TrimSpace(s), ",") {
-		remove := strings.HasPrefix(part, "^")
-		low, high, isRange := strings.Cut(strings.TrimPrefix(part, "^"), "-")
+	var in [maxNumbers]bool
+	for i, part := range strings.Split(strings.TrimSpace(s), ",") {
+		part, remove := strings.CutPrefix(part, "^")
+		low, high, isRange := strings.Cut(part, "-")
 		a, err := strconv.Atoi(low)
 		b := a
 		if isRange && err == nil {
 			b, err = strconv.Atoi(high)
 		}
-		if err != nil || a < 0 || b >= maxNumbers {
+		if err != nil || a < 0 || b >= maxNumbers || i >= maxNumbers {
 			return nil
 		}
 		for n := a; n <= b; n++ {
-			if i := slices.Index(list, n); remove && i >= 0 {
-				list = slices.Delete(list, i, i+1)
-			} else if !remove && i < 0 {
-				list = append(list, n)
-			}
+			in[n] = !remove
+		}
+	}
+	var list []int
+	for n, is := range in {
+		if is {
+			list = append(list, n)
 		}
 	}
 	return list

@@ -73,6 +73,11 @@ var domainScenarios = []scenario{
 	{"domain-qemu", "packed", func(r *rig) { r.qemu = "QEMU emulator version 4.1.0"; r.edit("queues='1'", "packed='on'") }, Fail, "packed='on' needs 4.2.0", "upgrade"},
 	{"domain-qemu", "queues", func(r *rig) { r.qemu = "QEMU emulator version 2.4.0"; r.edit("queues='1'", "queues='4'") }, Fail, "several queues", "upgrade"},
 	{"domain-qemu", "msi-x without kvm", func(r *rig) { r.qemu = "QEMU emulator version 7.2.22"; r.edit("type='kvm'", "type='qemu'") }, Warn, "MSI-X", "vectors=0"},
+	{"domain-qemu", "pin interrupts without kvm", func(r *rig) {
+		r.qemu = "QEMU emulator version 7.2.22"
+		r.edit("type='kvm'", "type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'")
+		r.edit("</domain>", "<qemu:commandline><qemu:arg value='-global'/><qemu:arg value='virtio-net-pci.vectors=0'/></qemu:commandline></domain>")
+	}, OK, "7.2.22", ""},
 	{"domain-qemu", "silent", func(r *rig) { r.qemu = "" }, Unknown, "", ""},
 
 	{"boot-c", "debian", nil, NotApplicable, "", ""},
