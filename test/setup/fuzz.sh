@@ -22,7 +22,7 @@ one() {
 	local log
 	log=$(mktemp)
 	for _ in first again; do
-		if "$GO" test -run '^$' -fuzz "^$2\$" -fuzztime "$time" -parallel 1 -timeout 0 "$1" >"$log" 2>&1; then
+		if "$GO" test -run '^$' -fuzz "^$2\$" -fuzztime "$time" -fuzzminimizetime 50x -parallel 1 -timeout 0 "$1" >"$log" 2>&1; then
 			echo "$2: $(grep '^fuzz: elapsed' "$log" | tail -n 1 | sed 's/^fuzz: //')"
 			grep '^ok' "$log"
 			rm -f "$log"
