@@ -18,7 +18,8 @@ var Version = "devel"
 
 // Version tells what runs.
 func (d *Daemon) Version() control.VersionInfo {
-	return control.VersionInfo{Version: Version, Go: runtime.Version(), PID: os.Getpid(), Started: d.started}
+	return control.VersionInfo{Version: Version, Go: runtime.Version(), PID: os.Getpid(), Started: d.started,
+		SocketDir: d.config.SocketDir}
 }
 
 // Ports lists connected devices by identifier, then the named ports that have none.

@@ -36,7 +36,8 @@ EXIT CODES
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	err := newApp().RunContext(ctx, os.Args)
+	app := newApp()
+	err := app.RunContext(ctx, reorder(app, os.Args))
 	if err == nil {
 		return
 	}
@@ -91,6 +92,8 @@ func newApp() *cli.App {
 				&cli.DurationFlag{Name: "watch", Usage: "again every `INTERVAL`, with rates"})},
 			{Name: "fdb", Usage: "list the learned addresses", Action: showFDB, Flags: outputFlags()},
 			{Name: "version", Usage: "show the versions of vhostctl and switchd", Action: showVersion, Flags: outputFlags()},
+			AttachCommand(),
+			DetachCommand(),
 			DoctorCommand(),
 			{Name: "completion", Usage: "print the completion script of a shell", ArgsUsage: "bash|zsh|fish", Action: completion},
 		},

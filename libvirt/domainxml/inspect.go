@@ -148,3 +148,17 @@ func size(n *node) uint64 {
 	}
 	return v * units[strings.ToLower(n.attr("unit"))]
 }
+
+// InterfaceXML is the description of the interface with that address, as libvirt wants it for plugging and unplugging.
+func InterfaceXML(text, mac string) (string, error) {
+	root, err := parseDomain(text)
+	if err != nil {
+		return "", err
+	}
+	for i, n := range root.find("devices").all("interface") {
+		if is := interfaceOf(i, n); is.MAC != "" && strings.EqualFold(is.MAC, mac) {
+			return text[n.start:n.end], nil
+		}
+	}
+	return "", fmt.Errorf("the domain has no interface with address %s", mac)
+}

@@ -42,6 +42,8 @@ type VersionInfo struct {
 	Go      string    `json:"go"`
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`
+	// SocketDir is where named ports have their sockets, as NAME.sock.
+	SocketDir string `json:"socket_dir,omitempty"`
 }
 
 // AddPortRequest asks for a named port.

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"vhostkit/libvirt"
+	"vhostkit/libvirt/attach"
+	"vhostkit/libvirt/domainxml"
+	"vhostkit/templates/edit"
+)
+
+const attachDescription = `Gives the domain's network interfaces ports of the switch, and makes its memory shared with it. The change is shown first.
+   The original is kept in the domain's metadata: vhostctl detach restores it.
+
+EXAMPLES
+   A domain with one interface:        vhostctl attach vm1
+   Look, change nothing:               vhostctl attach vm1 --dry-run
+   All interfaces, and start it:       vhostctl attach vm1 --interface all --yes --start
+   One of several, in the running VM:  vhostctl attach vm1 --interface 52:54:00:12:34:56 --live
+   A description in a file:            vhostctl attach --xml vm1.xml > vm1-on-the-switch.xml`
+
+const detachDescription = `Puts the domain back as it was before vhostctl attach, and gives its ports back.
+   If other settings were changed since, they stay. If what attach wrote was changed, it refuses unless --force is given.
+
+EXAMPLES
+   vhostctl detach vm1
+   vhostctl detach vm1 --dry-run
+   vhostctl detach --xml vm1-on-the-switch.xml`
+
+func domainFlags() []cli.Flag {
+	return append(outputFlags(),
+		&cli.StringFlag{Name: "connect", Usage: "libvirt connection `URI`", EnvVars: []string{"LIBVIRT_DEFAULT_URI"}, Value: libvirt.DefaultURI},
+		&cli.StringFlag{Name: "xml", Usage: "work on the description in this `FILE` (- is standard input) and print the result; no libvirt, no switchd"},
+		&cli.BoolFlag{Name: "config", Usage: "change the configuration only, not the running guest"},
+		&cli.BoolFlag{Name: "live", Usage: "change the running guest too, or fail"},
+		&cli.BoolFlag{Name: "dry-run", Usage: "show what would be done, do nothing"},
+		&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"},
+	)
+}
+
+// AttachCommand puts a domain's interfaces on the switch.
+func AttachCommand() *cli.Command {
+	return &cli.Command{
+		Name: "attach", Usage: "put a libvirt domain's interfaces on the switch", ArgsUsage: "DOMAIN", Description: attachDescription,
+		Action: attachDomain, Flags: append(domainFlags(),
+			&cli.StringSliceFlag{Name: "interface", Usage: "`MAC`, alias, index or all; repeatable (default: the only one)"},
+			&cli.StringFlag{Name: "mode", Usage: "vhost-user or cuse", Value: "vhost-user"},
+			&cli.StringFlag{Name: "device", Usage: "vhost-cuse device `PATH` for --mode cuse", Value: "/dev/usvhost"},
+			&cli.StringFlag{Name: "memory", Usage: "memfd, hugepages or keep", Value: domainxml.MemoryMemfd},
+			&cli.IntFlag{Name: "queues", Usage: "queue `PAIRS`; 0 leaves them", Value: 0},
+			&cli.BoolFlag{Name: "start", Usage: "start the domain afterwards"}),
+	}
+}
+
+// DetachCommand is the way back.
+func DetachCommand() *cli.Command {
+	return &cli.Command{
+		Name: "detach", Usage: "put a libvirt domain back as it was before attach", ArgsUsage: "DOMAIN", Description: detachDescription,
+		Action: detachDomain, Flags: append(domainFlags(),
+			&cli.BoolFlag{Name: "force", Usage: "also if what attach wrote was changed since"}),
+	}
+}
+
+func attachDomain(c *cli.Context) error {
+	r, err := attachRequest(c)
+	if err != nil {
+		return err
+	}
+	if c.String("xml") != "" {
+		return rewriteFile(c, func(text string) (domainxml.Result, error) {
+			return domainxml.Attach(text, domainxml.Options{
+				Select: r.Interfaces, CUSE: r.CUSE, Memory: r.Memory, Queues: r.Queues, Port: fileNamer(text),
+			})
+		})
+	}
+	return changeDomain(c, r, attach.PrepareAttach)
+}
+
+// fileNamer names ports for a description that no libvirt and no switchd knows yet.
+func fileNamer(text string) func(domainxml.Interface) (string, string, error) {
+	return func(i domainxml.Interface) (string, string, error) {
+		d, err := domainxml.Inspect(text)
+		if err != nil {
+			return "", "", err
+		}
+		name := attach.PortName(d.Name, i.Index)
+		return name, filepath.Join(socketDir(), name+".sock"), nil
+	}
+}
+
+func attachRequest(c *cli.Context) (attach.Request, error) {
+	r := attach.Request{
+		Interfaces: c.StringSlice("interface"), Memory: c.String("memory"), Queues: c.Int("queues"), Start: c.Bool("start"),
+	}
+	switch c.String("mode") {
+	case "vhost-user":
+	case "cuse":
+		r.CUSE = c.String("device")
+	default:
+		return r, usagef("--mode %q: want vhost-user or cuse", c.String("mode"))
+	}
+	switch r.Memory {
+	case domainxml.MemoryMemfd, domainxml.MemoryHugepages, domainxml.MemoryKeep:
+	default:
+		return r, usagef("--memory %q: want memfd, hugepages or keep", r.Memory)
+	}
+	if r.Queues < 0 || r.Queues > 128 {
+		return r, usagef("--queues %d: want 1..128", r.Queues)
+	}
+	return r, nil
+}
+
+func detachDomain(c *cli.Context) error {
+	r := attach.Request{Force: c.Bool("force")}
+	if c.String("xml") != "" {
+		return rewriteFile(c, func(text string) (domainxml.Result, error) { return domainxml.Detach(text, r.Force) })
+	}
+	return changeDomain(c, r, attach.PrepareDetach)
+}
+
+// rewriteFile prints what becomes of a description in a file.
+func rewriteFile(c *cli.Context, rewrite func(string) (domainxml.Result, error)) error {
+	if c.Args().Present() {
+		return usagef("--xml and a domain's name exclude each other")
+	}
+	var data []byte
+	var err error
+	if name := c.String("xml"); name == "-" {
+		data, err = io.ReadAll(os.Stdin)
+	} else {
+		data, err = os.ReadFile(name)
+	}
+	if err != nil {
+		return err
+	}
+	r, err := rewrite(string(data))
+	if err != nil {
+		return err
+	}
+	if c.Bool("dry-run") {
+		fmt.Print(edit.Diff("a/domain.xml", "b/domain.xml", data, []byte(r.XML)))
+	} else {
+		fmt.Print(r.XML)
+	}
+	for _, line := range r.Changes {
+		fmt.Fprintln(os.Stderr, line)
+	}
+	return nil
+}
+
+type prepare func(context.Context, libvirt.Connection, attach.Switch, attach.Request) (*attach.Plan, error)
+
+// changeDomain shows what a change of a domain means, asks, and makes it.
+func changeDomain(c *cli.Context, r attach.Request, prepare prepare) error {
+	args, err := arguments(c, "DOMAIN")
+	if err != nil {
+		return err
+	}
+	if r.Domain, r.Live, r.Config = args[0], c.Bool("live"), c.Bool("config"); r.Live && r.Config {
+		r.Config = false // both: the running guest too, which --live says
+	}
+	conn, err := libvirt.Connect(c.String("connect"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	plan, err := prepare(c.Context, conn, client(c), r)
+	if err != nil {
+		return err
+	}
+	text := c.String("output") != "json"
+	if text {
+		printPlan(os.Stdout, plan)
+	}
+	if plan.Empty() || c.Bool("dry-run") {
+		return finish(c, plan, "")
+	}
+	if err := confirm(c, "Do this?"); err != nil {
+		return err
+	}
+	progress := func(line string) {
+		if text {
+			fmt.Println(line)
+		}
+	}
+	if err := plan.Apply(c.Context, progress); err != nil {
+		return err
+	}
+	return finish(c, plan, "done")
+}
+
+func printPlan(w io.Writer, p *attach.Plan) {
+	if p.Empty() {
+		fmt.Fprintf(w, "domain %s: no change\n", p.Domain)
+		return
+	}
+	fmt.Fprint(w, p.Diff())
+	for _, line := range p.Changes {
+		fmt.Fprintln(w, "*", line)
+	}
+}
+
+func finish(c *cli.Context, p *attach.Plan, word string) error {
+	return show(c, p, func(w io.Writer, p *attach.Plan) {
+		if word != "" {
+			fmt.Fprintf(w, "%s: vhostctl domains shows %s, vhostctl doctor %s looks for trouble\n", word, p.Domain, p.Domain)
+		}
+		for _, n := range p.Notes {
+			fmt.Fprintln(w, "note:", n)
+		}
+	})
+}
+
+// confirm asks before something is changed. Where nobody can answer, --yes is wanted.
+func confirm(c *cli.Context, question string) error {
+	if c.Bool("yes") {
+		return nil
+	}
+	if !isTerminal(os.Stdin) || c.String("output") == "json" {
+		return usagef("nobody can be asked here: add --yes to do it, or --dry-run to look only")
+	}
+	fmt.Printf("%s [y/N] ", question)
+	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+	if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
+		return fmt.Errorf("nothing was changed")
+	}
+	return nil
+}
