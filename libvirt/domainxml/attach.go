@@ -82,11 +82,7 @@ func Attach(text string, o Options) (Result, error) {
 	if len(a.changes) == 0 {
 		return Result{XML: text, Ports: a.ports}, nil
 	}
-	original, err := Original(text)
-	if err != nil {
-		return Result{}, err
-	}
-	rewritten, err := remember(original, a.apply(), a.ports)
+	rewritten, err := remember(text, a.apply(), a.ports)
 	if err != nil {
 		return Result{}, err
 	}

@@ -2,12 +2,11 @@ package domainxml
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
-// Detach gives back the description that the domain had before Attach. If other parts of it were changed by hand since, those changes stay and
-// only what Attach changed is put back. If what Attach wrote was itself changed, that is ErrChanged, unless force is set.
+// Detach puts every piece that Attach changed back as it was, byte by byte, and nothing else: what was changed elsewhere in the description
+// since then stays. If a piece itself is not as Attach left it, that is ErrChanged, unless force is set.
 func Detach(text string, force bool) (Result, error) {
 	root, err := parseDomain(text)
 	if err != nil {
@@ -17,100 +16,74 @@ func Detach(text string, force bool) (Result, error) {
 	if n == nil {
 		return Result{}, ErrNotAttached
 	}
-	ports := portsOf(n)
-	whole, owned, err := marks(text)
+	r, err := recordOf(n)
 	if err != nil {
 		return Result{}, err
 	}
+	d := &detachment{editor: editor{text: text}}
+	nodes := match(root, r.Pieces)
+	for k, p := range r.Pieces {
+		if now := nodes[k]; now == nil || p.sum(now) != p.Sum {
+			d.touched = append(d.touched, p.String())
+		}
+	}
+	if len(d.touched) > 0 && !force {
+		return Result{}, fmt.Errorf("%w: %s; look at virsh dumpxml, then vhostctl detach --force puts back what was there before attach and is still there",
+			ErrChanged, strings.Join(d.touched, ", "))
+	}
+	for k, p := range r.Pieces {
+		d.restore(root, p, nodes[k])
+	}
+	d.forget(n, r)
+	back := d.apply()
+	if _, err := parseDomain(back); err != nil {
+		return Result{}, fmt.Errorf("the restored description is not well formed, which is an error of this program: %w", err)
+	}
+	return Result{back, d.told, portsOf(n)}, nil
+}
+
+// detachment is one Detach under way.
+type detachment struct {
+	editor
+	touched []string // pieces that were changed by hand
+	told    []string
+}
+
+// restore puts one piece back.
+func (d *detachment) restore(root *node, p piece, now *node) {
+	what := "as before attach"
 	switch {
-	case n.attr("whole") == whole:
-		original, err := exactly(text, n.attr("back"))
-		return Result{original, []string{"everything: as it was before attach"}, ports}, err
-	case n.attr("owned") != owned && !force:
-		return Result{}, fmt.Errorf("%w: the interfaces or the memory settings are not as attach left them; look at virsh dumpxml, then detach --force "+
-			"puts back those interfaces that are still there", ErrChanged)
+	case now == nil && p.Kind == pieceBacking && p.Was != "":
+		d.after(memoryAnchor(root), p.Was)
+	case now == nil:
+		what = "is gone, nothing to put back"
+	case p.attribute() != "":
+		if start, end, ok := findAttr(d.text[now.start:now.open], p.attribute()); ok {
+			d.replace(now.start+start, now.start+end, p.Was)
+		} else {
+			what = "has no setting any more, which stays so"
+		}
+	case p.Was == "":
+		d.remove(now)
+		what = "removed, as there were none before attach"
+	default:
+		d.replace(now.start, now.end, p.Was)
 	}
-	parts, err := unpack(n.attr("parts"))
-	if err != nil {
-		return Result{}, err
-	}
-	back, changes, err := restore(text, parts)
-	return Result{back, changes, ports}, err
+	d.told = append(d.told, p.String()+": "+what)
 }
 
-// exactly goes back to the original, byte for byte.
-func exactly(text, back string) (string, error) {
-	now, err := without(text)
-	if err != nil {
-		return "", err
-	}
-	packed, err := unpack(back)
-	if err != nil {
-		return "", err
-	}
-	p, err := decodePatch(packed)
-	if err != nil {
-		return "", err
-	}
-	original, err := p.apply(now)
-	if err != nil {
-		return "", err
-	}
-	if _, err := parseDomain(original); err != nil {
-		return "", fmt.Errorf("what attach kept in the domain's metadata is damaged: %w", err)
-	}
-	return original, nil
-}
-
-// restore puts the parts that Attach changes back as they were in the original, and leaves the rest.
-func restore(text, original string) (string, []string, error) {
-	text, err := without(text)
-	if err != nil {
-		return "", nil, err
-	}
-	root, err := parseDomain(text)
-	if err != nil {
-		return "", nil, err
-	}
-	before, err := parseDomain(original)
-	if err != nil {
-		return "", nil, err
-	}
-	e := &editor{text: text}
-	changes := []string{"other parts of the description were changed since attach: they stay as they are"}
-	swap := func(now, then *node, anchor *node, what string) {
-		switch {
-		case now != nil && then != nil && squeeze(text[now.start:now.end]) != squeeze(original[then.start:then.end]):
-			e.replace(now.start, now.end, original[then.start:then.end])
-		case now != nil && then == nil:
-			e.remove(now)
-		case now == nil && then != nil:
-			e.after(anchor, original[then.start:then.end])
-		default:
-			return
-		}
-		changes = append(changes, what+": as before attach")
-	}
-	swap(root.find("memoryBacking"), before.find("memoryBacking"), memoryAnchor(root), "memory settings")
-	if now, then := root.find("cpu", "numa"), before.find("cpu", "numa"); now != nil && then != nil {
-		swap(now, then, nil, "NUMA cells")
-	}
-	olds := before.find("devices").all("interface")
-	for i, now := range root.find("devices").all("interface") {
-		is := interfaceOf(i, now)
-		at := slices.IndexFunc(olds, func(o *node) bool { return strings.EqualFold(interfaceOf(0, o).MAC, is.MAC) && is.MAC != "" })
-		if at < 0 && is.MAC == "" && i < len(olds) {
-			at = i
-		}
-		if at >= 0 {
-			swap(now, olds[at], nil, "interface "+is.name())
+// forget takes our element out of the metadata.
+func (d *detachment) forget(n *node, r record) {
+	meta := n.parent
+	switch alone := len(meta.children) == 1 && strings.TrimSpace(meta.text) == ""; {
+	case r.Metadata != nil && len(meta.children) == 1:
+		d.replace(meta.start, meta.end, *r.Metadata)
+	case alone:
+		d.remove(meta)
+	default:
+		d.remove(n)
+		if rest := d.text[n.end:meta.close]; r.OneLine && strings.TrimSpace(rest) == "" {
+			d.replace(n.end, meta.close, "")
 		}
 	}
-	dimms := before.find("devices").all("memory")
-	if list := root.find("devices").all("memory"); len(list) == len(dimms) {
-		for i, now := range list {
-			swap(now, dimms[i], nil, fmt.Sprintf("memory device %d", i))
-		}
-	}
-	return e.apply(), changes, nil
 }

@@ -1,25 +1,17 @@
 package domainxml
 
 import (
-	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"slices"
 	"strings"
 )
 
-// What Attach keeps in the domain's <metadata>: the original, what it gave, and what the description was when it was written, so that a later
-// change by hand is noticed.
+// Our element in the domain's <metadata> holds the ports that the domain was given, and the record of what was there before.
 const (
 	prefix    = "vhostkit"
 	namespace = "urn:vhostkit:domain:1"
-	// maxOriginal bounds what an original may unpack to, in bytes.
-	maxOriginal = 16 << 20
 )
 
 // Errors of Detach.
@@ -39,81 +31,96 @@ func own(root *node) *node {
 	return n
 }
 
-// without is the description as it would be without our element.
-func without(text string) (string, error) {
-	root, err := parseDomain(text)
-	if err != nil {
-		return "", err
-	}
-	n := own(root)
-	if n == nil {
-		return text, nil
-	}
-	e := &editor{text: text}
-	meta := n.parent
-	if len(meta.children) == 1 && strings.TrimSpace(meta.text) == "" {
-		n = meta
-	}
-	e.remove(n)
-	return e.apply(), nil
-}
+// recordOf reads the record in it.
+func recordOf(n *node) (record, error) { return unpack(textOf(n.find(prefix + ":original"))) }
 
-// marks are the sums by which a change by hand is noticed: of the whole description, and of those parts that Attach changes.
-func marks(text string) (whole, owned string, err error) {
-	if text, err = without(text); err != nil {
-		return "", "", err
-	}
-	root, err := parseDomain(text)
-	if err != nil {
-		return "", "", err
-	}
-	h := sha256.New()
-	for _, n := range ownedParts(root) {
-		fmt.Fprintf(h, "%s\n", squeeze(text[n.start:n.end]))
-	}
-	return sum(text), hex.EncodeToString(h.Sum(nil)), nil
-}
-
+// sum names a text.
 func sum(text string) string {
 	s := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(s[:])
 }
 
-// ownedParts are the elements that Attach may have changed.
-func ownedParts(root *node) (list []*node) {
-	list = append(list, root.all("memoryBacking")...)
-	list = append(list, root.find("cpu").all("numa")...)
-	list = append(list, root.find("devices").all("interface")...)
-	return append(list, root.find("devices").all("memory")...)
-}
-
-// squeeze makes white space between elements not count.
-func squeeze(s string) string { return strings.Join(strings.Fields(s), " ") }
-
-// remember puts our element into a rewritten description: what is needed to get back to the original, and the ports.
+// remember puts our element into a rewritten description: what was changed (by an earlier Attach, too), and the ports.
 func remember(original, rewritten string, ports []Port) (string, error) {
 	root, err := parseDomain(rewritten)
 	if err != nil {
 		return "", fmt.Errorf("the rewritten description is not well formed, which is an error of this program: %w", err)
 	}
-	e := &editor{text: rewritten}
-	if n := own(root); n != nil {
-		for _, p := range portsOf(n) {
-			if !slices.ContainsFunc(ports, func(q Port) bool { return q.Socket == p.Socket }) {
-				ports = append(ports, p)
-			}
-		}
-		e.replace(n.start, n.end, strings.Join(element(ports), "\n"+e.indent(n)))
-	} else if meta := root.find("metadata"); meta != nil {
-		e.add(meta, element(ports)...)
-	} else {
-		lines := element(ports)
-		for i := range lines {
-			lines[i] = "  " + lines[i]
-		}
-		e.after(metadataAnchor(root), slices.Concat([]string{"<metadata>"}, lines, []string{"</metadata>"})...)
+	pieces, err := differences(original, rewritten)
+	if err != nil {
+		return "", err
 	}
-	return Seal(e.apply(), original)
+	e := &editor{text: rewritten}
+	n, meta := own(root), root.find("metadata")
+	if n != nil {
+		r, err := recordOf(n)
+		if err != nil {
+			return "", err
+		}
+		r.merge(root, pieces)
+		lines, err := element(r, withOld(n, ports))
+		if err != nil {
+			return "", err
+		}
+		e.replace(n.start, n.end, strings.Join(lines, "\n"+e.indent(n)))
+		return e.apply(), nil
+	}
+	r := record{Pieces: pieces}
+	if meta != nil {
+		r.OneLine = strings.TrimRight(rewritten[meta.open:meta.close], " \t\r\n") == rewritten[meta.open:meta.close]
+		if len(meta.children) == 0 {
+			was := rewritten[meta.start:meta.end]
+			r.Metadata = &was
+		}
+	}
+	lines, err := element(r, ports)
+	if err != nil {
+		return "", err
+	}
+	if meta != nil {
+		e.add(meta, lines...)
+		return e.apply(), nil
+	}
+	for i := range lines {
+		lines[i] = "  " + lines[i]
+	}
+	e.after(metadataAnchor(root), append(append([]string{"<metadata>"}, lines...), "</metadata>")...)
+	return e.apply(), nil
+}
+
+// merge adds what one more Attach has changed. What was there before the first one stays known.
+func (r *record) merge(root *node, pieces []piece) {
+	known := match(root, r.Pieces)
+	at := map[*node]int{}
+	for k, n := range known {
+		if n != nil {
+			at[n] = k
+		}
+	}
+	for k, n := range match(root, pieces) {
+		p := pieces[k]
+		if i, ok := at[n]; ok {
+			p.Was = r.Pieces[i].Was
+			p.Sum = p.sum(n)
+			r.Pieces[i] = p
+			continue
+		}
+		r.Pieces = append(r.Pieces, p)
+	}
+}
+
+// withOld adds the ports that the domain has already.
+func withOld(n *node, ports []Port) []Port {
+	for _, old := range portsOf(n) {
+		known := false
+		for _, p := range ports {
+			known = known || p.Socket == old.Socket || p.MAC == old.MAC && p.MAC != ""
+		}
+		if !known {
+			ports = append(ports, old)
+		}
+	}
+	return ports
 }
 
 func portsOf(n *node) (ports []Port) {
@@ -123,13 +130,17 @@ func portsOf(n *node) (ports []Port) {
 	return ports
 }
 
-func element(ports []Port) []string {
-	lines := []string{fmt.Sprintf("<%s:domain xmlns:%s='%s' whole='' owned='' back='' parts=''>", prefix, prefix, namespace)}
+func element(r record, ports []Port) ([]string, error) {
+	packed, err := r.pack()
+	if err != nil {
+		return nil, err
+	}
+	lines := []string{fmt.Sprintf("<%s:domain xmlns:%s='%s'>", prefix, prefix, namespace)}
 	for _, p := range ports {
 		lines = append(lines, fmt.Sprintf("  <%s:port name='%s' mac='%s' socket='%s'/>", prefix, escapeAttr(p.Name, '\''), escapeAttr(p.MAC, '\''),
 			escapeAttr(p.Socket, '\'')))
 	}
-	return append(lines, fmt.Sprintf("</%s:domain>", prefix))
+	return append(lines, fmt.Sprintf("  <%s:original>%s</%s:original>", prefix, packed, prefix), fmt.Sprintf("</%s:domain>", prefix)), nil
 }
 
 // metadataAnchor is the element behind which metadata stands in what libvirt writes.
@@ -143,19 +154,9 @@ func metadataAnchor(root *node) *node {
 	return anchor
 }
 
-// Seal notes in our element what the description is now, and the way from there back to the original. libvirt writes a description anew when
-// it is defined, so what was sealed before has to be sealed again as libvirt gives it back. Sealing what is sealed already changes nothing.
-//
-// Not the original itself is kept but only what differs, because anybody may read the metadata and the rest may hold passwords.
-func Seal(text, original string) (string, error) {
-	whole, owned, err := marks(text)
-	if err != nil {
-		return "", err
-	}
-	now, err := without(text)
-	if err != nil {
-		return "", err
-	}
+// Seal notes in our element what the pieces are now. Layout does not matter for that; but libvirt may also complete what it was given, so
+// what it gives back once the domain is defined is to be sealed. Sealing what is sealed already changes nothing. The original is in the record.
+func Seal(text, _ string) (string, error) {
 	root, err := parseDomain(text)
 	if err != nil {
 		return "", err
@@ -164,74 +165,24 @@ func Seal(text, original string) (string, error) {
 	if n == nil {
 		return "", ErrNotAttached
 	}
-	parts, err := partsOf(original)
+	r, err := recordOf(n)
+	if err != nil {
+		return "", err
+	}
+	changed := false
+	for k, now := range match(root, r.Pieces) {
+		if p := &r.Pieces[k]; now != nil && p.Sum != p.sum(now) {
+			p.Sum, changed = p.sum(now), true
+		}
+	}
+	if !changed {
+		return text, nil
+	}
+	lines, err := element(r, portsOf(n))
 	if err != nil {
 		return "", err
 	}
 	e := &editor{text: text}
-	for _, a := range []struct{ name, value string }{
-		{"whole", whole}, {"owned", owned}, {"back", pack(difference(now, original).encode())}, {"parts", pack(parts)},
-	} {
-		if n.attr(a.name) != a.value {
-			e.setAttr(n, a.name, a.value)
-		}
-	}
+	e.replace(n.start, n.end, strings.Join(lines, "\n"+e.indent(n)))
 	return e.apply(), nil
-}
-
-// partsOf is a description that has nothing but the parts that Attach changes.
-func partsOf(text string) (string, error) {
-	root, err := parseDomain(text)
-	if err != nil {
-		return "", err
-	}
-	var b strings.Builder
-	put := func(list []*node) {
-		for _, n := range list {
-			b.WriteString(text[n.start:n.end] + "\n")
-		}
-	}
-	b.WriteString("<domain><name/>")
-	put(root.all("memoryBacking"))
-	b.WriteString("<cpu>")
-	put(root.find("cpu").all("numa"))
-	b.WriteString("</cpu><devices>")
-	put(root.find("devices").all("interface"))
-	put(root.find("devices").all("memory"))
-	b.WriteString("</devices></domain>")
-	return b.String(), nil
-}
-
-func pack(text string) string {
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	if _, err := z.Write([]byte(text)); err != nil {
-		panic(err) // a bytes.Buffer takes everything
-	}
-	if err := z.Close(); err != nil {
-		panic(err)
-	}
-	return base64.StdEncoding.EncodeToString(b.Bytes())
-}
-
-func unpack(packed string) (string, error) {
-	damaged := func(err error) error {
-		return fmt.Errorf("what attach kept in the domain's metadata is damaged: %w", err)
-	}
-	data, err := base64.StdEncoding.DecodeString(packed)
-	if err != nil {
-		return "", damaged(err)
-	}
-	z, err := gzip.NewReader(bytes.NewReader(data))
-	if err != nil {
-		return "", damaged(err)
-	}
-	text, err := io.ReadAll(io.LimitReader(z, maxOriginal+1))
-	if err != nil {
-		return "", damaged(err)
-	}
-	if len(text) > maxOriginal {
-		return "", damaged(errors.New("too long"))
-	}
-	return string(text), nil
 }

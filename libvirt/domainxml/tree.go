@@ -24,10 +24,16 @@ type node struct {
 // maxDepth bounds the nesting of elements.
 const maxDepth = 100
 
+// maxText bounds the length of a description, in bytes: the limit of a string in libvirt's protocol.
+const maxText = 4 << 20
+
 // parse reads the elements of a document and where they stand.
 func parse(text string) (*node, error) {
 	if !utf8.ValidString(text) {
 		return nil, errors.New("the domain's XML is not UTF-8")
+	}
+	if len(text) > maxText {
+		return nil, fmt.Errorf("the domain's XML: %d bytes, and at most %d are read", len(text), maxText)
 	}
 	d := xml.NewDecoder(strings.NewReader(text))
 	d.CharsetReader = func(charset string, _ io.Reader) (io.Reader, error) {
@@ -51,6 +57,9 @@ func parse(text string) (*node, error) {
 				return nil, fmt.Errorf("the domain's XML: more than %d elements within each other", maxDepth)
 			}
 			// The decoder makes two tokens of an empty-element tag, the second of no length.
+			if err := distinct(t.Attr); err != nil {
+				return nil, fmt.Errorf("the domain's XML: <%s>: %w", qualified(t.Name), err)
+			}
 			n := &node{name: qualified(t.Name), attrs: t.Copy().Attr, parent: at, start: begin, open: end, close: end, end: end}
 			at.children = append(at.children, n)
 			at = n
@@ -62,6 +71,9 @@ func parse(text string) (*node, error) {
 			at = at.parent
 			depth--
 		case xml.CharData:
+			if at == root && strings.TrimSpace(string(t)) != "" {
+				return nil, errors.New("the domain's XML: text outside of the outermost element")
+			}
 			at.text += string(t)
 		case xml.Directive:
 			return nil, errors.New("the domain's XML has a document type, which libvirt's never have")
@@ -74,6 +86,18 @@ func parse(text string) (*node, error) {
 		return nil, fmt.Errorf("the domain's XML has %d outermost elements", len(root.children))
 	}
 	return root.children[0], nil
+}
+
+// distinct refuses attributes that are there twice, which the decoder takes and libvirt does not.
+func distinct(attrs []xml.Attr) error {
+	for i, a := range attrs {
+		for _, b := range attrs[:i] {
+			if a.Name == b.Name {
+				return fmt.Errorf("attribute %s twice", qualified(a.Name))
+			}
+		}
+	}
+	return nil
 }
 
 func qualified(n xml.Name) string {
