@@ -23,8 +23,9 @@ type Guest struct {
 	cfg     Config
 	dir     string
 	ownDir  bool
+	console string // where it is not dir's: the guest of somebody else
 	accel   string
-	cmd     *exec.Cmd
+	cmd     *exec.Cmd     // nil for the guest of somebody else
 	ended   chan struct{} // closed when QEMU has ended and waitErr is valid
 	waitErr error
 	client  *client // nil with Config.Firmware
@@ -166,7 +167,12 @@ func (g *Guest) messagesPath() string { return filepath.Join(g.dir, "qemu.log") 
 func (g *Guest) Name() string { return g.cfg.Name }
 
 // PID is the process number of QEMU.
-func (g *Guest) PID() int { return g.cmd.Process.Pid }
+func (g *Guest) PID() int {
+	if g.cmd == nil {
+		return 0
+	}
+	return g.cmd.Process.Pid
+}
 
 // Accel is "kvm" or "tcg".
 func (g *Guest) Accel() string { return g.accel }
@@ -179,7 +185,11 @@ func (g *Guest) Done() <-chan struct{} { return g.ended }
 
 // Console is what the guest's kernel and firmware have printed so far.
 func (g *Guest) Console() string {
-	text, _ := os.ReadFile(g.consolePath())
+	path := g.console
+	if path == "" {
+		path = g.consolePath()
+	}
+	text, _ := os.ReadFile(path)
 	return string(text)
 }
 
@@ -191,6 +201,10 @@ func (g *Guest) Messages() string {
 
 // Kill ends QEMU at once, as kill -9 does, and removes a temporary directory. It may be called more than once.
 func (g *Guest) Kill() {
+	if g.cmd == nil {
+		_ = g.conn.Close()
+		return
+	}
 	_ = g.cmd.Process.Kill()
 	select {
 	case <-g.ended:
@@ -203,6 +217,9 @@ func (g *Guest) Kill() {
 // Stop asks QEMU to end, so that it says goodbye to the switch, and kills it if it has not done so when ctx ends or
 // after ten seconds.
 func (g *Guest) Stop(ctx context.Context) error {
+	if g.cmd == nil {
+		return g.conn.Close()
+	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	_ = g.cmd.Process.Signal(syscall.SIGTERM)

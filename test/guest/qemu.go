@@ -165,7 +165,7 @@ func nicArguments(i int, n NIC, firmware bool, m machine) ([]string, error) {
 		device += ",mq=on"
 	}
 	switch {
-	case n.Socket != "" && m.accel == "tcg" && !v.AtLeast(10, 0):
+	case n.Socket != "" && m.accel == "tcg" && NeedsNoMSIX(v):
 		// These versions sometimes take KVM's way to unmask a vector of a vhost-user device, without KVM, and crash.
 		// Without MSI-X the guest uses the PCI interrupt line.
 		device += ",vectors=0"

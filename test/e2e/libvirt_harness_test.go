@@ -1,0 +1,245 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"vhostkit/switchd/control"
+	"vhostkit/test/guest"
+	"vhostkit/test/libvirtd"
+)
+
+// host is a machine with a libvirtd and a switch, both with default settings, in namespaces of their own.
+type host struct {
+	*libvirtd.Rig
+	*switchd // runs inside: Start, Restart and Stop are the host's
+	ctx      context.Context
+}
+
+// startHost starts both and ends them with the test, which gets their logs if it fails.
+func startHost(t *testing.T) *host {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	t.Cleanup(cancel)
+	rig, err := libvirtd.Start(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &host{Rig: rig, switchd: &switchd{Dir: rig.Dir}, ctx: ctx}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("switchd's log:\n%s\nlibvirt's logs:\n%s", tail(h.Log(), 40), h.Logs())
+		}
+		if err := rig.Close(); err != nil {
+			t.Error(err)
+		}
+		<-h.done
+		if _, err := os.Stat(rig.Dir); err == nil {
+			t.Errorf("%s is left", rig.Dir)
+		}
+	})
+	h.useControl(rig.Path("/run/vhostkit/switchd.sock"))
+	h.done = make(chan struct{})
+	close(h.done)
+	h.startSwitch(t)
+	return h
+}
+
+// install puts a command of the project where everyone inside may run it.
+func (h *host) install(t *testing.T, name string) string {
+	t.Helper()
+	to := filepath.Join(h.Rig.Dir, name)
+	if _, err := os.Stat(to); err == nil {
+		return to
+	}
+	data, err := os.ReadFile(commandPath(t, name))
+	if err == nil {
+		err = os.WriteFile(to, data, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+func (h *host) startSwitch(t *testing.T) {
+	t.Helper()
+	cmd := h.Command(h.ctx, h.install(t, "switchd"), "--uplink", "none", "--state-dir", "/run/vhostkit/state")
+	cmd.Stdout, cmd.Stderr = &h.out, &h.out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	h.done = done
+	go func() {
+		_ = cmd.Wait()
+		close(done)
+	}()
+	eventually(t, 10*time.Second, "switchd answers on its control socket", func() bool {
+		select {
+		case <-done:
+			t.Fatalf("switchd ended:\n%s", h.Log())
+		default:
+		}
+		_, err := h.Client.Version(h.ctx)
+		return err == nil
+	})
+}
+
+// crashSwitch ends switchd as a crash would.
+func (h *host) crashSwitch(t *testing.T) {
+	t.Helper()
+	v, err := h.Client.Version(h.ctx)
+	if err == nil {
+		err = h.Rig.Kill(h.ctx, "KILL", v.PID)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-h.done
+}
+
+// vhostctl runs it inside; it must succeed.
+func (h *host) vhostctl(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := h.tryVhostctl(t, args...)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return out
+}
+
+func (h *host) tryVhostctl(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	return h.Run(h.ctx, append([]string{h.install(t, "vhostctl")}, args...)...)
+}
+
+func (h *host) virsh(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := h.Virsh(h.ctx, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func (h *host) define(t *testing.T, d libvirtd.Domain) string {
+	t.Helper()
+	text, err := h.Define(h.ctx, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// boot starts domains side by side and gives the Nth the address 10.8.0.N on eth0.
+func (h *host) boot(t *testing.T, names ...string) []*guest.Guest {
+	t.Helper()
+	guests := make([]*guest.Guest, len(names))
+	failed := make(chan error, len(names))
+	for i, name := range names {
+		go func() {
+			g, err := h.Boot(h.ctx, name, nil)
+			if err == nil {
+				guests[i] = g
+				_, err = g.Shell(h.ctx, address(i+1))
+			}
+			failed <- err
+		}()
+	}
+	for range names {
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(func() {
+		for _, g := range guests {
+			if g != nil {
+				if t.Failed() {
+					t.Logf("console of %s:\n%s", g.Name(), tail(g.Console(), 20))
+				}
+				g.Kill()
+			}
+		}
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	for _, name := range names {
+		h.wantUnprivileged(t, name)
+	}
+	return guests
+}
+
+func address(n int) string {
+	return fmt.Sprintf("ip addr add 10.8.0.%d/24 dev eth0 && ip link set eth0 up", n)
+}
+
+// qemu is the process of a running domain.
+func (h *host) qemu(t *testing.T, name string) int {
+	t.Helper()
+	pid, err := h.QEMU(name)
+	if err != nil || pid == 0 {
+		t.Fatalf("domain %s has process %d: %v", name, pid, err)
+	}
+	return pid
+}
+
+// wantUnprivileged: QEMU is neither root nor has any capability.
+func (h *host) wantUnprivileged(t *testing.T, name string) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.qemu(t, name)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := map[string]string{}
+	for line := range strings.Lines(string(status)) {
+		key, value, _ := strings.Cut(line, ":")
+		fields[key] = strings.TrimSpace(value)
+	}
+	for _, id := range strings.Fields(fields["Uid"] + " " + fields["Gid"]) {
+		if id == "0" {
+			t.Errorf("QEMU of domain %s has user and group %s, %s", name, fields["Uid"], fields["Gid"])
+		}
+	}
+	if caps, err := strconv.ParseUint(fields["CapEff"], 16, 64); err != nil || caps != 0 {
+		t.Errorf("QEMU of domain %s has capabilities %s", name, fields["CapEff"])
+	}
+	if !strings.HasPrefix(fields["Name"], "qemu") {
+		t.Errorf("process of domain %s is %s: not QEMU itself", name, fields["Name"])
+	}
+}
+
+// destroy pulls a domain's plug, and nothing of it may be left.
+func (h *host) destroy(t *testing.T, name string) {
+	t.Helper()
+	pid := h.qemu(t, name)
+	h.virsh(t, "destroy", name)
+	if err := syscall.Kill(pid, 0); err != syscall.ESRCH {
+		t.Errorf("domain %s is destroyed, but its process %d is still there (%v)", name, pid, err)
+	}
+	if out, err := h.Run(h.ctx, "pgrep", "-f", "guest="+name+","); err == nil {
+		t.Errorf("domain %s is destroyed, but these processes name it: %s", name, out)
+	}
+}
+
+// wantReady waits until that many ports carry traffic.
+func (h *host) wantReady(t *testing.T, n int) {
+	t.Helper()
+	eventually(t, 10*time.Second, fmt.Sprintf("%d ports are READY", n), func() bool {
+		ready := 0
+		for _, p := range h.ports(t) {
+			if p.State == control.StateReady {
+				ready++
+			}
+		}
+		return ready == n
+	})
+}
