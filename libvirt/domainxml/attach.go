@@ -136,7 +136,18 @@ func describe(all []Interface) string {
 }
 
 // keeps are the elements of an interface that mean the same on a vhost-user interface.
-var keeps = []string{"mac", "model", "driver", "address", "alias", "boot", "link", "mtu", "rom", "acpi", "coalesce"}
+var keeps = []string{"mac", "model", "driver", "address", "alias", "boot", "link", "rom", "acpi", "teaming"}
+
+// loses says why an element that somebody may count on cannot stay. What is not in here belongs to the old connection alone.
+var loses = map[string]string{
+	"mtu":         "libvirt cannot start a vhost-user interface with it: set the MTU in the guest",
+	"bandwidth":   "libvirt cannot limit what goes past the kernel",
+	"filterref":   "libvirt cannot filter what goes past the kernel",
+	"vlan":        "libvirt cannot tag what goes past the kernel: each port of switchd has a VLAN of its own",
+	"port":        "libvirt cannot isolate what goes past the kernel",
+	"virtualport": "the switch knows no such profile",
+	"coalesce":    "there is no kernel interface to coalesce for",
+}
 
 // useVhostUser makes an interface a vhost-user interface.
 func (a *attachment) useVhostUser(n *node, i Interface) error {
@@ -166,6 +177,9 @@ func (a *attachment) useVhostUser(n *node, i Interface) error {
 			continue
 		}
 		a.editor.remove(c)
+		if why := loses[c.name]; why != "" {
+			a.changed("interface %s: <%s> is taken out; %s", i.name(), c.name, why)
+		}
 	}
 	if i.Model == "" {
 		lines = append(lines, "<model type='virtio'/>")

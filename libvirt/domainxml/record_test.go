@@ -209,3 +209,33 @@ func TestParseRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatIsLost: what libvirt refuses on a vhost-user interface goes, is told, and comes back.
+func TestWhatIsLost(t *testing.T) {
+	stays := []string{"<alias name='ua-a'/>", "<boot order='1'/>", "<link state='up'/>", "<rom bar='off'/>", "<acpi index='3'/>", "<teaming type='persistent'/>"}
+	goes := []string{
+		"<mtu size='1400'/>", "<bandwidth><inbound average='1'/></bandwidth>", "<filterref filter='clean-traffic'/>", "<vlan><tag id='3'/></vlan>",
+		"<port isolated='yes'/>", "<virtualport type='openvswitch'/>", "<coalesce><rx><frames max='7'/></rx></coalesce>",
+	}
+	silently := "<target dev='vnet3'/><tune><sndbuf>0</sndbuf></tune><script path='/x'/><backend vhost='/dev/vhost-net'/>"
+	text := strings.Replace(plain, "<source bridge='br0'/>", "<source bridge='br0'/>"+silently+strings.Join(append(stays, goes...), ""), 1)
+	r := attach(t, text, Options{Select: []string{"1"}})
+	told := strings.Join(r.Changes, "\n")
+	for _, s := range stays {
+		if !strings.Contains(r.XML, s) {
+			t.Errorf("%s does not stay", s)
+		}
+	}
+	for _, g := range goes {
+		name := g[:strings.IndexAny(g, " >")]
+		if strings.Contains(r.XML, g) || !strings.Contains(told, name+"> is taken out") {
+			t.Errorf("%s stays, or is taken out without a word:\n%s", g, told)
+		}
+	}
+	if strings.Contains(r.XML, "vnet3") || strings.Contains(r.XML, "sndbuf") || strings.Contains(r.XML, "backend") {
+		t.Errorf("parts of the old connection stay:\n%s", r.XML)
+	}
+	if back, err := Detach(r.XML, false); err != nil || back.XML != text {
+		t.Errorf("detach: %v", err)
+	}
+}
