@@ -109,16 +109,21 @@ func (h *host) crashSwitch(t *testing.T) {
 // vhostctl runs it inside; it must succeed.
 func (h *host) vhostctl(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := h.tryVhostctl(t, args...)
+	out, err := h.Run(h.ctx, append([]string{h.install(t, "vhostctl")}, args...)...)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	return out
 }
 
-func (h *host) tryVhostctl(t *testing.T, args ...string) (string, error) {
+// inactive is a domain's persistent description.
+func (h *host) inactive(t *testing.T, name string) string {
 	t.Helper()
-	return h.Run(h.ctx, append([]string{h.install(t, "vhostctl")}, args...)...)
+	text, err := h.Inactive(h.ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 func (h *host) virsh(t *testing.T, args ...string) string {
