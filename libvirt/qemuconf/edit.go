@@ -14,9 +14,11 @@ type Settings struct {
 	AsRoot  bool     // QEMU runs as root and keeps its capabilities
 }
 
-// defaultDevices are what libvirt allows when the file does not even show its default list. The old guide's /dev/kqemu, /dev/rtc and /dev/hpet
-// no longer exist and are not among them.
+// defaultDevices are what libvirt allows when the file does not even show its default list.
 var defaultDevices = []string{"/dev/null", "/dev/full", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/ptmx", "/dev/kvm"}
+
+// gone are devices that old files and the old guide list.
+var gone = []string{"/dev/kqemu", "/dev/rtc", "/dev/hpet"}
 
 // Edit gives the file's text with the settings, and what was changed. A second Edit changes nothing.
 func Edit(text string, s Settings) (string, []string, error) {
@@ -104,6 +106,12 @@ func setList(text, name string, wanted, fallback []string) (string, error) {
 			return text, nil
 		}
 		items, end = fallback, len(text)
+	}
+	if name == "cgroup_device_acl" {
+		// What became active replaces what libvirt allows by itself. Newer versions show a list without /dev/kvm, older ones show devices
+		// that no kernel has any more.
+		items = slices.DeleteFunc(slices.Clone(items), func(d string) bool { return slices.Contains(gone, d) })
+		wanted = append([]string{"/dev/kvm"}, wanted...)
 	}
 	for _, w := range wanted {
 		if !slices.Contains(items, w) {

@@ -15,7 +15,7 @@ var shipped = map[string]string{
 #cgroup_device_acl = [
 #    "/dev/null", "/dev/full", "/dev/zero",
 #    "/dev/random", "/dev/urandom",
-#    "/dev/ptmx", "/dev/kvm",
+#    "/dev/ptmx", "/dev/kvm", "/dev/kqemu",
 #    "/dev/rtc","/dev/hpet"
 #]
 #
@@ -44,6 +44,13 @@ var shipped = map[string]string{
 #       user = "qemu"   # A user named "qemu"
 #user = "libvirt-qemu"
 #group = "libvirt-qemu"
+`,
+	"12": `#user = "qemu"
+#cgroup_device_acl = [
+#    "/dev/null", "/dev/full", "/dev/zero",
+#    "/dev/random", "/dev/urandom",
+#    "/dev/ptmx", "/dev/userfaultfd"
+#]
 `,
 	"active": `user = "me" # mine
 cgroup_controllers = [ "cpu" ]
@@ -76,7 +83,7 @@ func TestEdit(t *testing.T) {
 				devices += " " + strings.TrimPrefix(i.text, "/dev/")
 			}
 			want := map[string]string{
-				"6": " null full zero random urandom ptmx kvm rtc hpet usvhost net/tun", "7": " null full zero random urandom ptmx kvm usvhost net/tun",
+				"6": " null full zero random urandom ptmx kvm usvhost net/tun", "12": " null full zero random urandom ptmx userfaultfd kvm usvhost net/tun", "7": " null full zero random urandom ptmx kvm usvhost net/tun",
 				"9":      " null full zero random urandom ptmx kvm userfaultfd usvhost net/tun",
 				"active": " null full mine usvhost net/tun", "one line": " null mine usvhost net/tun", "crlf": " null kvm usvhost net/tun",
 				"empty": " null full zero random urandom ptmx kvm usvhost net/tun", "twice": " usvhost net/tun",
