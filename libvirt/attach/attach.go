@@ -49,17 +49,16 @@ type Plan struct {
 	PowerCycle bool `json:"power_cycle"`
 	Started    bool `json:"start"`
 
-	conn     libvirt.Connection
-	sw       Switch
-	domain   libvirt.Domain
-	running  bool
-	before   string // configuration
-	after    string
-	original string // what Detach would give back
-	detach   bool
-	add      []control.AddPortRequest
-	remove   []string
-	swaps    []swap
+	conn    libvirt.Connection
+	sw      Switch
+	domain  libvirt.Domain
+	running bool
+	before  string // configuration
+	after   string
+	detach  bool
+	add     []control.AddPortRequest
+	remove  []string
+	swaps   []swap
 }
 
 // swap is an interface of the running guest that is unplugged and another plugged in for it.
@@ -98,9 +97,6 @@ func PrepareAttach(ctx context.Context, conn libvirt.Connection, sw Switch, r Re
 		return nil, fmt.Errorf("domain %s: %w", p.Domain, err)
 	}
 	p.after, p.Changes = result.XML, result.Changes
-	if p.original, err = domainxml.Original(p.before); err != nil {
-		return nil, fmt.Errorf("domain %s: %w", p.Domain, err)
-	}
 	if err := p.wantPorts(result.Ports); err != nil {
 		return nil, err
 	}
@@ -351,16 +347,22 @@ func (p *Plan) Apply(ctx context.Context, progress func(string)) error {
 		}
 	}
 	if p.before != p.after {
-		if err := p.define(); err != nil {
+		if _, err := p.conn.Define(p.after); err != nil {
+			return fail(err)
+		}
+		undo = append(undo, func() error { _, err := p.conn.Define(p.before); return err })
+		if err := p.seal(); err != nil {
 			return fail(err)
 		}
 		progress("configuration of domain " + p.Domain + " changed")
-		undo = append(undo, func() error { _, err := p.conn.Define(p.before); return err })
 	}
 	for _, s := range p.swaps {
 		if err := p.swap(ctx, s, progress); err != nil {
 			return fail(err)
 		}
+		undo = append(undo, func() error {
+			return p.swap(context.WithoutCancel(ctx), swap{mac: s.mac, old: s.new, new: s.old}, progress)
+		})
 	}
 	for _, name := range p.remove {
 		if err := p.sw.RemovePort(ctx, name); err != nil && !control.IsNotFound(err) {
@@ -386,25 +388,18 @@ func (p *Plan) addPort(ctx context.Context, r control.AddPortRequest) (made bool
 	return err == nil, err
 }
 
-// define writes the configuration. libvirt writes it in its own way, so that what Attach notes of it is noted again.
-func (p *Plan) define() error {
-	d, err := p.conn.Define(p.after)
-	if err != nil {
-		return err
-	}
+// seal notes again what Attach made, as libvirt has written it.
+func (p *Plan) seal() error {
 	if p.detach {
 		return nil
 	}
-	written, err := d.XML(false)
+	written, err := p.domain.XML(false)
 	if err != nil {
 		return err
 	}
-	sealed, err := domainxml.Seal(written, p.original)
-	if err != nil {
+	sealed, err := domainxml.Seal(written)
+	if err != nil || sealed == written {
 		return err
-	}
-	if sealed == written {
-		return nil
 	}
 	_, err = p.conn.Define(sealed)
 	return err

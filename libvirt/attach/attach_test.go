@@ -33,11 +33,16 @@ type fakeLibvirt struct {
 	started      bool
 	calls        []string
 	fail         string // the call that fails
+	works        int    // so many of them work before
+	completes    bool   // adds something of its own to what it is given
 }
 
 func (f *fakeLibvirt) call(name string) error {
 	f.calls = append(f.calls, name)
-	if name == f.fail {
+	if name != f.fail {
+		return nil
+	}
+	if f.works--; f.works == -1 {
 		return fmt.Errorf("%s failed", name)
 	}
 	return nil
@@ -64,6 +69,8 @@ func (f *fakeLibvirt) Define(xml string) (libvirt.Domain, error) {
 	f.config = strings.ReplaceAll(xml, `<model type='virtio'/>`, `<model  type='virtio' />`)
 	if !strings.Contains(xml, "vhostuser") {
 		f.config = xml
+	} else if f.completes && !strings.Contains(xml, "iommu") {
+		f.config = strings.Replace(f.config, "<model  type", "<driver iommu='off'/><model  type", 1)
 	}
 	return f, nil
 }
@@ -76,7 +83,7 @@ func (f *fakeLibvirt) XML(running bool) (string, error) {
 	if running {
 		return f.live, nil
 	}
-	return f.config, nil
+	return f.config, f.call("config")
 }
 
 func (f *fakeLibvirt) AttachDevice(xml string) error {
@@ -216,6 +223,37 @@ func TestFailuresAreUndone(t *testing.T) {
 		}
 		if len(s.ports) > 0 || l.config != original {
 			t.Errorf("after a failed %s: ports %v, configuration\n%s", fail, s.ports, l.config)
+		}
+	}
+}
+
+// TestLateFailuresAreUndone: also what libvirt refuses once the configuration is changed, or once a first interface is on the switch.
+func TestLateFailuresAreUndone(t *testing.T) {
+	ctx := context.Background()
+	second := "<interface type='network'><mac address='52:54:00:00:00:02'/><source network='default'/><model type='virtio'/></interface>"
+	for _, c := range []struct {
+		fail  string
+		works int
+	}{{"config", 0}, {"define", 1}, {"detach", 1}, {"attach", 1}} {
+		l, s := newFakes()
+		l.config = strings.Replace(original, "  </devices>", second+"</devices>", 1)
+		before := l.config
+		l.live = strings.Replace(before, "  <devices>", "  <memoryBacking><access mode='shared'/></memoryBacking>\n  <devices>", 1)
+		p, err := PrepareAttach(ctx, l, s, Request{Domain: "vm1", Interfaces: []string{"all"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Something that libvirt completes, so that it is sealed.
+		l.completes = true
+		l.fail, l.works = c.fail, c.works
+		if err := p.Apply(ctx, func(string) {}); err == nil || !strings.Contains(err.Error(), c.fail+" failed") {
+			t.Errorf("%s: %v", c.fail, err)
+		}
+		if len(s.ports) > 0 || l.config != before {
+			t.Errorf("after a failed %s: ports %v, configuration\n%s", c.fail, s.ports, l.config)
+		}
+		if d, _ := domainxml.Inspect(l.live); len(d.Interfaces) != 2 || d.Interfaces[0].Type != "network" || d.Interfaces[1].Type != "network" {
+			t.Errorf("after a failed %s the running guest has %+v", c.fail, d.Interfaces)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package domainxml
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -32,21 +31,14 @@ type Result struct {
 	Ports   []Port   // that the selected interfaces have
 }
 
-// Original is the description as Detach would give it back, or the description itself where Attach was never here.
-func Original(text string) (string, error) {
-	back, err := Detach(text, false)
-	if errors.Is(err, ErrNotAttached) {
-		return text, nil
-	}
-	return back.XML, err
-}
-
 // attachment is one Attach under way.
 type attachment struct {
 	editor
 	options Options
 	changes []string
 	ports   []Port
+	given   []Port      // by an earlier Attach
+	all     []Interface // of the domain
 }
 
 func (a *attachment) changed(format string, args ...any) {
@@ -64,6 +56,12 @@ func Attach(text string, o Options) (Result, error) {
 	selected, err := selectInterfaces(root, o.Select)
 	if err != nil {
 		return Result{}, err
+	}
+	if n := own(root); n != nil {
+		a.given = portsOf(n)
+	}
+	for i, n := range root.find("devices").all("interface") {
+		a.all = append(a.all, interfaceOf(i, n))
 	}
 	for _, i := range selected {
 		n := root.find("devices").all("interface")[i.Index]
@@ -154,7 +152,7 @@ func (a *attachment) useVhostUser(n *node, i Interface) error {
 	if err := checkModel(i); err != nil {
 		return err
 	}
-	name, socket, err := a.options.Port(i)
+	name, socket, err := a.port(i)
 	if err != nil {
 		return err
 	}
@@ -195,6 +193,25 @@ func (a *attachment) useVhostUser(n *node, i Interface) error {
 	return nil
 }
 
+// port is the interface's port: the one that it has already, even if others have gone before it since, or a new one, which nobody else has.
+func (a *attachment) port(i Interface) (name, socket string, err error) {
+	for _, p := range a.given {
+		if i.Type == "vhostuser" && i.Socket == p.Socket {
+			return p.Name, p.Socket, nil
+		}
+	}
+	if name, socket, err = a.options.Port(i); err != nil {
+		return "", "", err
+	}
+	for _, other := range a.all {
+		if other.Index != i.Index && other.Type == "vhostuser" && other.Socket == socket {
+			return "", "", fmt.Errorf("interface %s would get port %s, which interface %s has: vhostctl detach the domain, then attach all of them",
+				i.name(), name, other.name())
+		}
+	}
+	return name, socket, nil
+}
+
 // name is what messages call the interface.
 func (i Interface) name() string {
 	if i.MAC != "" {
@@ -229,45 +246,6 @@ func (a *attachment) queues(n *node, i Interface) []string {
 		return nil
 	}
 	return []string{fmt.Sprintf("<driver queues='%d'/>", a.options.Queues)}
-}
-
-// useCUSE makes libvirt open the vhost-cuse device for the interface instead of /dev/vhost-net.
-func (a *attachment) useCUSE(n *node, i Interface) error {
-	if err := checkModel(i); err != nil {
-		return err
-	}
-	if i.Type == "vhostuser" {
-		return fmt.Errorf("interface %s is a vhost-user interface: vhostctl detach first, then attach with --mode cuse", i.name())
-	}
-	backend, driver := n.find("backend"), n.find("driver")
-	var lines []string
-	if backend.attr("vhost") != a.options.CUSE {
-		a.changed("interface %s: libvirt opens %s for it", i.name(), a.options.CUSE)
-		if backend != nil {
-			a.setAttr(backend, "vhost", a.options.CUSE)
-		} else {
-			lines = append(lines, "<backend vhost='"+escapeAttr(a.options.CUSE, '\'')+"'/>")
-		}
-	}
-	if driver.attr("name") != "vhost" {
-		a.changed("interface %s: driver vhost", i.name())
-		if driver == nil {
-			q := ""
-			if a.wantsQueues(i) {
-				q = fmt.Sprintf(" queues='%d'", a.options.Queues)
-			}
-			lines = append(lines, "<driver name='vhost'"+q+"/>")
-		} else {
-			a.setAttr(driver, "name", "vhost")
-		}
-	}
-	if driver != nil {
-		lines = append(lines, a.queues(n, i)...)
-	}
-	if len(lines) > 0 {
-		a.add(n, lines...)
-	}
-	return nil
 }
 
 // share makes the guest's memory shared, where it is not.

@@ -155,8 +155,8 @@ func metadataAnchor(root *node) *node {
 }
 
 // Seal notes in our element what the pieces are now. Layout does not matter for that; but libvirt may also complete what it was given, so
-// what it gives back once the domain is defined is to be sealed. Sealing what is sealed already changes nothing. The original is in the record.
-func Seal(text, _ string) (string, error) {
+// what it gives back once the domain is defined is to be sealed. Sealing what is sealed already changes nothing.
+func Seal(text string) (string, error) {
 	root, err := parseDomain(text)
 	if err != nil {
 		return "", err

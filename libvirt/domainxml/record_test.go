@@ -239,3 +239,46 @@ func TestWhatIsLost(t *testing.T) {
 		t.Errorf("detach: %v", err)
 	}
 }
+
+// TestOffloads: over vhost-cuse they go off, whatever of them is said already.
+func TestOffloads(t *testing.T) {
+	for _, driver := range []string{
+		"", "<driver/>", "<driver />", "<driver name='qemu' queues='4'/>", "<driver><host csum='on' gso='off'/></driver>",
+		"<driver name='vhost'><guest tso4='on'/></driver>", "<driver name='vhost' txmode='iothread'>\n  <host csum='off' gso='off'/>\n</driver>",
+	} {
+		text := strings.Replace(plain, "<source bridge='br0'/>", "<source bridge='br0'/>"+driver, 1)
+		o := Options{Select: []string{"1"}, CUSE: "/dev/usvhost", Queues: 4}
+		r := attach(t, text, o)
+		root, err := parseDomain(r.XML)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := root.find("devices").all("interface")[1].find("driver")
+		h, g := d.find("host"), d.find("guest")
+		if d.attr("name") != "vhost" || d.attr("queues") != "4" || h.attr("csum")+h.attr("gso") != "offoff" ||
+			g.attr("csum")+g.attr("tso4")+g.attr("tso6")+g.attr("ecn") != "offoffoffoff" {
+			t.Errorf("%s becomes\n%s", driver, r.XML[d.start:d.end])
+		}
+		if again := attach(t, r.XML, o); len(again.Changes) > 0 {
+			t.Errorf("%s: a second attach changes %q", driver, again.Changes)
+		}
+		if back, err := Detach(r.XML, false); err != nil || back.XML != text {
+			t.Errorf("%s: detach: %v", driver, err)
+		}
+	}
+}
+
+// TestPortsStay: an interface keeps its port when those before it have gone, and none gets another's.
+func TestPortsStay(t *testing.T) {
+	r := attach(t, plain, Options{Select: []string{"1"}})
+	start := strings.Index(r.XML, "    <interface type='network'>")
+	end := strings.Index(r.XML, "    <interface type='vhostuser'>")
+	fewer := r.XML[:start] + r.XML[end:]
+	if again := attach(t, fewer, Options{Select: []string{"0"}}); len(again.Changes) > 0 {
+		t.Errorf("another attach changes %q", again.Changes)
+	}
+	more := strings.Replace(fewer, "    <interface type='user'>", "    <interface type='network'><source network='default'/><model type='virtio'/></interface>\n    <interface type='user'>", 1)
+	if _, err := Attach(more, Options{Select: []string{"1"}, Port: port}); err == nil || !strings.Contains(err.Error(), "vm1-net1, which interface 52:54:00:aa:00:02 has") {
+		t.Errorf("a port for two: %v", err)
+	}
+}
