@@ -95,6 +95,7 @@ func newApp() *cli.App {
 			AttachCommand(),
 			DetachCommand(),
 			DoctorCommand(),
+			ACLCommand(),
 			{Name: "completion", Usage: "print the completion script of a shell", ArgsUsage: "bash|zsh|fish", Action: completion},
 		},
 	}

@@ -30,11 +30,11 @@ func Edit(text string, s Settings) (string, []string, error) {
 		}
 		return err
 	}
-	next, err := setList(text, "cgroup_controllers", []string{"devices"}, nil)
-	if err := step(next, `cgroup_controllers has "devices"`, err); err != nil {
-		return "", nil, err
-	}
 	if len(s.Devices) > 0 {
+		next, err := setList(text, "cgroup_controllers", []string{"devices"}, nil)
+		if err := step(next, `cgroup_controllers has "devices"`, err); err != nil {
+			return "", nil, err
+		}
 		next, err = setList(text, "cgroup_device_acl", s.Devices, defaultDevices)
 		if err := step(next, "cgroup_device_acl has "+strings.Join(s.Devices, ", "), err); err != nil {
 			return "", nil, err
@@ -42,7 +42,7 @@ func Edit(text string, s Settings) (string, []string, error) {
 	}
 	if s.AsRoot {
 		for _, v := range [][2]string{{"clear_emulator_capabilities", "0"}, {"user", `"root"`}, {"group", `"root"`}} {
-			next, err = setScalar(text, v[0], v[1])
+			next, err := setScalar(text, v[0], v[1])
 			if err := step(next, v[0]+" = "+v[1], err); err != nil {
 				return "", nil, err
 			}
