@@ -167,20 +167,26 @@ func (r *rewriter) socket(id string) (string, error) {
 	return path, nil
 }
 
-// portName is made of the machine's name and the interface's: the same at each start. Two interfaces of a line never share one.
-func (r *rewriter) portName(id string) string {
+// PortName is the name of the port that a machine's netdev is given: the same at each start.
+func PortName(machine, netdev string) string {
 	clean := strings.Map(func(c rune) rune {
 		if c < 0x80 && (c == '_' || c == '.' || c == '-' || c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z') {
 			return c
 		}
 		return '_'
-	}, r.guest()+"-"+id)
+	}, machine+"-"+netdev)
 	if c := clean[0]; !(c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z') {
 		clean = "vm-" + clean
 	}
 	if len(clean) > maxPortName {
 		clean = clean[:maxPortName-24] + clean[len(clean)-24:] // the interface's name is at the end
 	}
+	return clean
+}
+
+// portName is PortName, but two interfaces of a line never share one.
+func (r *rewriter) portName(id string) string {
+	clean := PortName(r.guest(), id)
 	name := clean
 	for n := 2; r.names[name]; n++ {
 		suffix := "-" + strconv.Itoa(n)

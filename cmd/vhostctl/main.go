@@ -94,6 +94,7 @@ func newApp() *cli.App {
 			{Name: "version", Usage: "show the versions of vhostctl and switchd", Action: showVersion, Flags: outputFlags()},
 			AttachCommand(),
 			DetachCommand(),
+			DomainsCommand(),
 			DoctorCommand(),
 			ACLCommand(),
 			{Name: "completion", Usage: "print the completion script of a shell", ArgsUsage: "bash|zsh|fish", Action: completion},

@@ -2,15 +2,18 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"vhostkit/libvirt/domains"
 	"vhostkit/switchd/control"
 	"vhostkit/test/guest"
 	"vhostkit/test/libvirtd"
@@ -247,4 +250,32 @@ func (h *host) wantReady(t *testing.T, n int) {
 		}
 		return ready == n
 	})
+}
+
+// wantDomains compares what vhostctl domains tells: domain, state, READY or no, memory, port. Addresses are learned a moment after they are used.
+func (h *host) wantDomains(t *testing.T, want ...string) {
+	t.Helper()
+	var got []string
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		text := h.vhostctl(t, "domains", "-o", "json")
+		var list []domains.Entry
+		if err := json.Unmarshal([]byte(text), &list); err != nil {
+			t.Fatalf("vhostctl domains: %v\n%s", err, text)
+		}
+		got = nil
+		for _, e := range list {
+			words := map[bool][3]string{true: {"running", "READY", "shared"}, false: {"stopped", "no", "private"}}
+			got = append(got, fmt.Sprintf("%s %s %s %s %s", e.Domain, words[e.Running][0], words[e.Ready][1], words[e.Shared][2], e.PortName))
+			if e.Running && !slices.Contains(e.Features, "version_1") {
+				t.Errorf("domain %s has negotiated %v", e.Domain, e.Features)
+			}
+		}
+		if slices.Equal(got, want) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Errorf("vhostctl domains: %q, want %q\n%s\n%s", got, want, text, h.vhostctl(t, "domains"))
+			return
+		}
+	}
 }

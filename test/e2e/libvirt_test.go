@@ -31,6 +31,7 @@ func TestLibvirtWrapper(t *testing.T) {
 	ping(h.ctx, t, guests[0], "10.8.0.2")
 	ping(h.ctx, t, guests[1], "10.8.0.1", "-s", "1400")
 	h.wantReady(t, 2)
+	h.wantDomains(t, "w1 running READY shared w1-hostnet0", "w2 running READY shared w2-hostnet0")
 	h.destroy(t, "w1")
 	h.destroy(t, "w2")
 }
@@ -60,6 +61,7 @@ func TestLibvirtAttach(t *testing.T) {
 	ping(h.ctx, t, guests[0], "10.8.0.2")
 	ping(h.ctx, t, guests[1], "10.8.0.1", "-s", "1400")
 	h.wantReady(t, 2)
+	h.wantDomains(t, "a1 running READY shared a1-net0", "a2 running READY shared a2-net0")
 
 	h.crashSwitch(t)
 	h.startSwitch(t)
@@ -72,6 +74,9 @@ func TestLibvirtAttach(t *testing.T) {
 
 	for _, name := range []string{"a1", "a2"} {
 		h.destroy(t, name)
+		h.wantDomains(t, map[string][]string{
+			"a1": {"a1 stopped no shared a1-net0", "a2 running READY shared a2-net0"}, "a2": {"a2 stopped no shared a2-net0"},
+		}[name]...)
 		h.vhostctl(t, "detach", name, "--yes")
 		if now := h.inactive(t, name); now != before[name] {
 			t.Errorf("after detach domain %s is\n%s\nand was\n%s", name, now, before[name])
@@ -88,9 +93,10 @@ func TestLibvirtHotplug(t *testing.T) {
 	before := h.define(t, libvirtd.Domain{Name: "hot", Memory: sharedMemory, Interfaces: tap(1)})
 	h.define(t, libvirtd.Domain{Name: "peer", Emulator: h.install(t, "qemu-wrap"), Interfaces: tap(2)})
 	guests := h.boot(t, "hot", "peer")
-	if r, err := guests[0].Run(h.ctx, "ping", "-c", "1", "-W", "1", "10.8.0.2"); err != nil || r.Exit == 0 {
-		t.Fatalf("domain hot reaches domain peer before it is attached: %v, %+v", err, r)
+	if r, err := guests[1].Run(h.ctx, "ping", "-c", "1", "-W", "1", "10.8.0.1"); err != nil || r.Exit == 0 {
+		t.Fatalf("domain peer reaches domain hot before that is attached: %v, %+v", err, r)
 	}
+	h.wantDomains(t, "peer running READY shared peer-hostnet0")
 
 	h.vhostctl(t, "attach", "hot", "--live", "--yes")
 	h.readdress(t, guests[0], 1)
