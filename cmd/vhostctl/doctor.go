@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -79,39 +78,15 @@ func socketDir() string {
 	return config.SocketDir
 }
 
-// optionalDomain is the one argument. Options may also stand behind it.
+// optionalDomain is the one argument, if there is one.
 func optionalDomain(c *cli.Context) (name string, err error) {
-	args := c.Args().Slice()
-	for i := 0; i < len(args); i++ {
-		option, isOption := strings.CutPrefix(args[i], "-")
-		if !isOption {
-			if name != "" || args[i] == "" {
-				return "", usagef("usage: vhostctl doctor [DOMAIN], not %q", args)
-			}
-			name = args[i]
-			continue
-		}
-		option, value, given := strings.Cut(strings.TrimPrefix(option, "-"), "=")
-		switch {
-		case !given && (option == "all" || option == "list"):
-			value = "true"
-		case !given && i+1 < len(args):
-			i++
-			value = args[i]
-		case !given:
-			return "", usagef("option %s wants a value", args[i])
-		}
-		if option == "o" {
-			option = "output"
-		}
-		if err := c.Set(option, value); err != nil {
-			return "", usagef("option --%s: %v", option, err)
-		}
+	if args := c.Args().Slice(); len(args) > 1 || len(args) == 1 && args[0] == "" {
+		return "", usagef("usage: vhostctl doctor [DOMAIN], not %q", args)
 	}
 	if o := c.String("output"); o != "table" && o != "json" {
 		return "", usagef("--output %q: want table or json", o)
 	}
-	return name, nil
+	return c.Args().First(), nil
 }
 
 // checkInfo is a check as --list prints it.

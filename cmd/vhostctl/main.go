@@ -139,17 +139,9 @@ func controlPath(c *cli.Context) string {
 
 func client(c *cli.Context) *control.Client { return control.NewClient(controlPath(c)) }
 
-// arguments checks how many there are. Options may also stand behind them: -o json is put back where it belongs.
+// arguments checks how many there are.
 func arguments(c *cli.Context, names ...string) ([]string, error) {
 	args := c.Args().Slice()
-	for i := 0; i+1 < len(args); i++ {
-		if args[i] == "-o" || args[i] == "--output" {
-			if err := c.Set("output", args[i+1]); err != nil {
-				return nil, &usageError{err}
-			}
-			args = append(args[:i:i], args[i+2:]...)
-		}
-	}
 	if len(args) != len(names) {
 		return nil, usagef("usage: %s, not %d arguments", strings.Join(append([]string{c.Command.HelpName}, names...), " "), len(args))
 	}

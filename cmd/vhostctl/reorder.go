@@ -20,11 +20,16 @@ func reorder(app *cli.App, args []string) []string {
 			break
 		}
 		if len(a) > 1 && a[0] == '-' {
-			options = append(options, a)
-			if takesValue(flags, a) && i+1 < len(args) {
+			if takesValue(flags, a) {
+				if i+1 == len(args) { // nothing else may become its value
+					others = append(others, a)
+					break
+				}
 				i++
-				options = append(options, args[i])
+				options = append(options, a, args[i])
+				continue
 			}
+			options = append(options, a)
 			continue
 		}
 		at := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(a) })

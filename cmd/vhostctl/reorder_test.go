@@ -15,6 +15,7 @@ func TestReorder(t *testing.T) {
 		"vhostctl attach -- vm1 --dry-run":                 "vhostctl attach -- vm1 --dry-run",
 		"vhostctl port add port":                           "vhostctl port add port",
 		"vhostctl":                                         "vhostctl",
+		"vhostctl attach vm1 --interface":                  "vhostctl attach vm1 --interface",
 		"vhostctl attach vm1 --nonsense":                   "vhostctl attach --nonsense vm1",
 	} {
 		if got := reorder(newApp(), strings.Fields(in)); !slices.Equal(got, strings.Fields(want)) {

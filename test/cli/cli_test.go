@@ -32,7 +32,7 @@ func TestScripts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin+"/", "vhostkit/cmd/switchd", "vhostkit/cmd/vhostctl")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", bin+"/", "vhostkit/cmd/...")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the programs: %v\n%s", err, out)
 	}
@@ -62,7 +62,8 @@ func command(ts *testscript.TestScript, args []string) *exec.Cmd {
 	}
 	cmd := exec.Command(path, args[1:]...)
 	cmd.Dir = ts.MkAbs(".")
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_RUNTIME_DIR", "VHOSTKIT_CONTROL"} {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_RUNTIME_DIR", "VHOSTKIT_CONTROL", "QEMU_WRAP_CONFIG",
+		"QEMU_WRAP_EMUL_PATH", "QEMU_WRAP_MODE", "QEMU_WRAP_QEMU_SOCKET"} {
 		if v := ts.Getenv(name); v != "" {
 			cmd.Env = append(cmd.Env, name+"="+v)
 		}
