@@ -158,7 +158,7 @@ func TestLikeShell(t *testing.T) {
 		"GRUB_CMDLINE_LINUX=", "GRUB_CMDLINE_LINUX+=", "GRUB_CMDLINE_LINUX_DEFAULT=", "\nA=", "\nGRUB_CMDLINE_LINUX=\"", "#", ";", "hugepages=3", "export ", "\\\n", "&& ", "if ", "fi\n", "$(", ")", "`", "|", "{"}
 	random := rand.New(rand.NewPCG(5, 1))
 	followed := 0
-	for range 600000 {
+	for tried := 0; tried < 150; {
 		var b strings.Builder
 		b.WriteString("A=v\nGRUB_CMDLINE_LINUX=\"")
 		for range 2 + random.IntN(10) {
@@ -169,6 +169,7 @@ func TestLikeShell(t *testing.T) {
 		if err != nil {
 			continue
 		}
+		tried++
 		want, err := tryShell(t, sources)
 		if err != nil {
 			continue // no shell takes it: nothing of GRUB works there
@@ -187,7 +188,9 @@ func TestLikeShell(t *testing.T) {
 			t.Fatalf("%q changed to %q\nread %q, a shell reads %q", b.String(), changed[0].Content, got, want)
 		}
 	}
-	t.Fatalf("only %d scripts were followed", followed)
+	if followed < 20 {
+		t.Fatalf("only %d scripts were followed", followed)
+	}
 }
 
 // FuzzChange: whatever the file holds, it is refused, or says afterwards what is wanted, and a second change is none.
