@@ -28,6 +28,13 @@ build: ## build the programs into bin/
 	$(GO) $(BUILD) ./cmd/switchd ./cmd/qemu-wrap
 	CGO_ENABLED=1 $(GO) $(BUILD) ./cmd/vhostctl
 
+.PHONY: man
+man: build ## the manual pages into bin/man/
+	@mkdir -p bin/man
+	bin/switchd --man >bin/man/switchd.8
+	bin/vhostctl man >bin/man/vhostctl.8
+	bin/qemu-wrap --wrap-man >bin/man/qemu-wrap.8
+
 .PHONY: demo
 demo: ## two guests talk through switchd, on this machine (needs root or sudo)
 	@test/setup/install.sh demo

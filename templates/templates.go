@@ -23,3 +23,8 @@ var AppArmorQEMU string
 //
 //go:embed apparmor-libvirtd
 var AppArmorLibvirtd string
+
+// QEMUWrapMan is qemu-wrap(8).
+//
+//go:embed man/qemu-wrap.8
+var QEMUWrapMan string

@@ -12,6 +12,7 @@ import (
 	"vhostkit/qemuwrap"
 	"vhostkit/switchd"
 	"vhostkit/switchd/control"
+	"vhostkit/templates"
 )
 
 const help = `qemu-wrap starts QEMU with its network interfaces on the vhost switch.
@@ -55,6 +56,9 @@ func main() {
 		switch os.Args[1] {
 		case "--wrap-help":
 			fmt.Print(help)
+			return
+		case "--wrap-man":
+			fmt.Print(templates.QEMUWrapMan)
 			return
 		case "--wrap-version":
 			fmt.Println("qemu-wrap", switchd.Version)

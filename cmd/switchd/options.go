@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"vhostkit/switchd"
+	"vhostkit/templates/man"
 )
 
 const description = `Guests connect to a Unix socket over vhost-user; each connection becomes a port. The command
@@ -36,6 +37,11 @@ func parseOptions(args []string) (config switchd.Config, done bool, err error) {
 		HideHelpCommand: true, Flags: flags(defaults), ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError(err) },
 		Action: func(c *cli.Context) error {
+			if c.Bool("man") {
+				page, err := man.Page(c.App)
+				fmt.Print(page)
+				return err
+			}
 			done = false
 			config, err = fromFlags(c, defaults)
 			return err
@@ -79,6 +85,7 @@ func number(name, usage string, value int) cli.Flag {
 func flags(d switchd.Config) []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "config", Usage: "read this `FILE` (default: " + switchd.DefaultConfigFile + " if it exists)"},
+		&cli.BoolFlag{Name: "man", Usage: "print the manual page", Hidden: true},
 		&cli.BoolFlag{Name: "check-config", Usage: "check the configuration and exit"},
 		&cli.StringSliceFlag{Name: "socket-file", Usage: "vhost-user socket `PATH`; repeatable (default: " + switchd.DefaultSocket(d) + ")"},
 		&cli.BoolFlag{Name: "client", Usage: "connect to the sockets, where QEMU listens, and reconnect"},

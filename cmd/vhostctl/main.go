@@ -14,6 +14,7 @@ import (
 
 	"vhostkit/switchd"
 	"vhostkit/switchd/control"
+	"vhostkit/templates/man"
 )
 
 // Exit codes.
@@ -97,11 +98,21 @@ func newApp() *cli.App {
 			DomainsCommand(),
 			DoctorCommand(),
 			ACLCommand(),
+			{Name: "man", Usage: "print the manual page", Hidden: true, Action: manualPage},
 			{Name: "completion", Usage: "print the completion script of a shell", ArgsUsage: "bash|zsh|fish", Action: completion},
 		},
 	}
 	setUsage(app.Commands, onUsage)
 	return app
+}
+
+// manualPage prints vhostctl(8), for make man.
+func manualPage(c *cli.Context) error {
+	page, err := man.Page(newApp())
+	if err == nil {
+		_, err = fmt.Print(page)
+	}
+	return err
 }
 
 func setUsage(commands []*cli.Command, f cli.OnUsageErrorFunc) {
