@@ -6,18 +6,18 @@ import (
 	"strings"
 	"testing"
 
-	. "vhostkit/hugepages/bytesize"
+	"vhostkit/hugepages/bytesize"
 )
 
-const base = 2 * MiB
+const base = 2 * bytesize.MiB
 
 func guide(vms, small uint64) Wanted {
-	return Wanted{Default: GiB, Pools: []Pool{{Size: GiB, Count: vms}, {Size: base, Count: small}}, Base: base}
+	return Wanted{Default: bytesize.GiB, Pools: []Pool{{Size: bytesize.GiB, Count: vms}, {Size: base, Count: small}}, Base: base}
 }
 
 func TestPlan(t *testing.T) {
 	small := Wanted{Default: base, Pools: []Pool{{Size: base, Count: 512}}, Base: base}
-	nodes := Wanted{Default: GiB, Pools: []Pool{{Size: GiB, Count: 3, Nodes: map[int]uint64{0: 2, 1: 1}}}, Base: base}
+	nodes := Wanted{Default: bytesize.GiB, Pools: []Pool{{Size: bytesize.GiB, Count: 3, Nodes: map[int]uint64{0: 2, 1: 1}}}, Base: base}
 	exact := small
 	exact.Exact = true
 	for _, c := range []struct {
@@ -64,7 +64,7 @@ func TestPlan(t *testing.T) {
 
 func TestRead(t *testing.T) {
 	got := Read("ro hugepages=3 default_hugepagesz=1G hugepagesz=2M hugepages=0:1,1:2 -- hugepagesz=16G hugepages=1", base)
-	want := Settings{Default: GiB, Pools: []Pool{{Size: GiB, Count: 3}, {Size: base, Count: 3, Nodes: map[int]uint64{0: 1, 1: 2}}}}
+	want := Settings{Default: bytesize.GiB, Pools: []Pool{{Size: bytesize.GiB, Count: 3}, {Size: base, Count: 3, Nodes: map[int]uint64{0: 1, 1: 2}}}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
@@ -90,7 +90,7 @@ func FuzzPlan(f *testing.F) {
 		}
 		got := change.Apply(line)
 		after := Read(got, base)
-		if after.Default != GiB {
+		if after.Default != bytesize.GiB {
 			t.Fatalf("%q: default %v", got, after.Default)
 		}
 		for _, p := range append(w.Pools, before.Pools...) {

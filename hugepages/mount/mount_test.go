@@ -3,7 +3,7 @@ package mount
 import (
 	"testing"
 
-	. "vhostkit/hugepages/bytesize"
+	"vhostkit/hugepages/bytesize"
 )
 
 func TestParse(t *testing.T) {
@@ -14,11 +14,11 @@ x /mnt/old hugetlbfs rw 0 0
 x /mnt/covered hugetlbfs rw,pagesize=1G 0 0
 tmpfs /mnt/covered tmpfs rw 0 0
 broken
-`, 2*MiB)
-	if len(table.Huge) != 3 || len(table.Of(GiB)) != 1 || table.Of(GiB)[0].Path != "/mnt/my huge" || len(table.Of(2*MiB)) != 2 {
+`, 2*bytesize.MiB)
+	if len(table.Huge) != 3 || len(table.Of(bytesize.GiB)) != 1 || table.Of(bytesize.GiB)[0].Path != "/mnt/my huge" || len(table.Of(2*bytesize.MiB)) != 2 {
 		t.Fatalf("%+v", table)
 	}
-	if m, ok := table.At("/mnt/my huge/"); !ok || m.Size != GiB {
+	if m, ok := table.At("/mnt/my huge/"); !ok || m.Size != bytesize.GiB {
 		t.Fatalf("%+v", m)
 	}
 	if table.Other("/mnt/covered") != "tmpfs" || table.Other("/dev/hugepages") != "" {

@@ -4,7 +4,7 @@ import (
 	"reflect"
 	"testing"
 
-	. "vhostkit/hugepages/bytesize"
+	"vhostkit/hugepages/bytesize"
 )
 
 func TestParseSmaps(t *testing.T) {
@@ -27,7 +27,7 @@ KernelPageSize:  1048576 kB
 Shared_Hugetlb:        0 kB
 Private_Hugetlb: 1048576 kB
 `)
-	want := []User{{File: "/dev/hugepages/libvirt/ram a", Size: GiB, Pages: 3}, {File: "anonymous", Size: 2 * MiB, Pages: 2}}
+	want := []User{{File: "/dev/hugepages/libvirt/ram a", Size: bytesize.GiB, Pages: 3}, {File: "anonymous", Size: 2 * bytesize.MiB, Pages: 2}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
