@@ -58,6 +58,9 @@ func installACL(c *cli.Context) error {
 		},
 	}
 	plan, err := prepareACL(c, system)
+	if errors.Is(err, acl.ErrOptions) {
+		return &usageError{err}
+	}
 	if err != nil {
 		return err
 	}

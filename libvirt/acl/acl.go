@@ -20,12 +20,13 @@ const name = "install-acl"
 
 // Files that are changed or made.
 const (
-	qemuConf      = "/etc/libvirt/qemu.conf"
-	udevRules     = "/etc/udev/rules.d/60-vhostkit.rules"
-	appArmor      = "/etc/apparmor.d"
-	appArmorQEMU  = "/etc/apparmor.d/local/abstractions/libvirt-qemu"
-	appArmorLocal = "/etc/apparmor.d/local/"
-	wrapperConfig = "/etc/vhostkit/qemu-wrap.toml"
+	qemuConf            = "/etc/libvirt/qemu.conf"
+	udevRules           = "/etc/udev/rules.d/60-vhostkit.rules"
+	appArmor            = "/etc/apparmor.d"
+	appArmorAbstraction = "/etc/apparmor.d/abstractions/libvirt-qemu"
+	appArmorQEMU        = "/etc/apparmor.d/local/abstractions/libvirt-qemu"
+	appArmorLocal       = "/etc/apparmor.d/local/"
+	wrapperConfig       = "/etc/vhostkit/qemu-wrap.toml"
 )
 
 // Options say what to install.
@@ -75,12 +76,17 @@ type planner struct {
 	options Options
 	files   []edit.File
 	plan    *Plan
+	wrapped wrapConfig
+	done    done // what commands have done, now or before
 }
 
 // Prepare works out what has to be done. Nothing is changed.
 func Prepare(s System, o Options) (*Plan, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
 	p := &planner{system: s, options: o, plan: &Plan{Files: []string{}, Changes: []string{}, Commands: []Command{}, Notes: []string{}, run: s.Run}}
-	for _, step := range []func() error{p.qemuConf, p.udev, p.wrapper, p.appArmor} {
+	for _, step := range []func() error{p.loadDone, p.readWrapConfig, p.qemuConf, p.udev, p.wrapper, p.appArmor, p.cgroups, p.seLinux, p.saveDone} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -90,11 +96,12 @@ func Prepare(s System, o Options) (*Plan, error) {
 		return nil, err
 	}
 	p.plan.edits, p.plan.Files = edits, append(p.plan.Files, edits.Paths()...)
-	p.cgroups() // before libvirt is restarted
-	if !edits.Empty() {
-		p.commands()
-	} else {
+	p.reloads()
+	p.capabilityCache()
+	if edits.Empty() {
 		p.plan.Changes = []string{}
+	} else {
+		p.restart()
 	}
 	return p.plan, nil
 }
@@ -109,7 +116,12 @@ func Undo(s System, force bool, restart bool) (*Plan, error) {
 		Files: append([]string{}, edits.Paths()...), Changes: []string{"everything: as it was before install-acl"}, Commands: []Command{}, Notes: []string{},
 		edits: edits, run: s.Run,
 	}}
-	p.commands()
+	if err := p.loadDone(); err != nil {
+		return nil, err
+	}
+	p.reloads()
+	p.undoCommands()
+	p.restart()
 	return p.plan, nil
 }
 
@@ -194,7 +206,10 @@ func (p *planner) wrapper() error {
 	}
 	mode, uid, gid := fs.FileMode(0o755), 0, 0
 	if info, owner, err := p.emulator(); err == nil {
-		mode, uid, gid = info.Mode().Perm(), owner[0], owner[1]
+		if old, err := os.Stat(p.path(p.options.Wrapper)); err == nil && os.SameFile(old, info) {
+			return fmt.Errorf("%w: %s is QEMU itself; the wrapper wants a path of its own", ErrOptions, p.options.Wrapper)
+		}
+		mode, uid, gid = info.Mode().Perm()&^0o022, owner[0], owner[1] // only its owner may change what libvirt runs
 	} else {
 		p.plan.Notes = append(p.plan.Notes, "no QEMU was found to take owner and mode from: the wrapper gets root's and 0755")
 	}
@@ -209,128 +224,17 @@ func (p *planner) wrapper() error {
 	return nil
 }
 
-// emulator is QEMU's file.
+// Where distributions have QEMU.
+var emulators = []string{
+	"/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/usr/bin/qemu-kvm", "/usr/bin/qemu-system-aarch64", "/usr/local/bin/qemu-system-x86_64",
+}
+
+// emulator is QEMU's file: the one that the wrapper is told to start, or the usual one.
 func (p *planner) emulator() (fs.FileInfo, [2]int, error) {
-	for _, path := range []string{"/usr/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/usr/bin/qemu-kvm", "/usr/bin/qemu-system-aarch64"} {
-		if info, err := os.Stat(p.path(path)); err == nil {
+	for _, path := range append([]string{p.wrapped.Emulator}, emulators...) {
+		if info, err := os.Stat(p.path(path)); path != "" && err == nil && info.Mode().IsRegular() {
 			return info, owner(info), nil
 		}
 	}
 	return nil, [2]int{}, fs.ErrNotExist
-}
-
-// appArmor allows QEMU's profile what the wrapper and the switch need.
-func (p *planner) appArmor() error {
-	if !p.exists(appArmor) {
-		return nil
-	}
-	devices := ""
-	for _, d := range p.options.Devices {
-		devices += d + " rw,\n  "
-	}
-	wrapper := p.options.Wrapper
-	if wrapper == "" {
-		wrapper = "/usr/bin/qemu-wrap"
-	}
-	fill := strings.NewReplacer("@WRAPPER@", wrapper, "  @DEVICES@\n", strings.TrimRight("  "+devices, " ")).Replace
-	if err := p.block(appArmorQEMU, fill(templates.AppArmorQEMU)); err != nil {
-		return err
-	}
-	if dir := filepath.Dir(wrapper); dir != "/usr/bin" && dir != "/usr/sbin" {
-		for _, profile := range []string{"usr.sbin.libvirtd", "usr.sbin.virtqemud"} {
-			if p.exists(filepath.Join(appArmor, profile)) {
-				if err := p.block(appArmorLocal+profile, fill(templates.AppArmorLibvirtd)); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// Marks around the lines that are ours in files that others own.
-const (
-	blockBegin = "  # vhostkit begin (vhostctl install-acl; --undo removes it)\n"
-	blockEnd   = "  # vhostkit end\n"
-)
-
-// block puts lines between our marks into a file, in place of those that are there.
-func (p *planner) block(path, lines string) error {
-	text, err := p.read(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	before, after := text, ""
-	if i := strings.Index(text, blockBegin); i >= 0 {
-		n := strings.Index(text[i:], blockEnd)
-		if n < 0 {
-			return fmt.Errorf("%s has the line %q without %q: repair it by hand", path, strings.TrimSpace(blockBegin), strings.TrimSpace(blockEnd))
-		}
-		before, after = text[:i], text[i+n+len(blockEnd):]
-	} else if text != "" && !strings.HasSuffix(text, "\n") {
-		before += "\n"
-	}
-	p.put(path, before+blockBegin+lines+blockEnd+after, 0o644)
-	p.plan.Changes = append(p.plan.Changes, path+": rules for the wrapper and the switch's sockets")
-	return nil
-}
-
-// commands are what has to be run once the files are changed.
-func (p *planner) commands() {
-	add := func(why string, argv ...string) {
-		if p.system.Find(argv[0]) {
-			p.plan.Commands = append(p.plan.Commands, Command{argv, why})
-		} else {
-			p.plan.Notes = append(p.plan.Notes, fmt.Sprintf("run %s: %s", strings.Join(argv, " "), why))
-		}
-	}
-	if len(p.options.Devices) > 0 {
-		add("so that udev knows the new rule", "udevadm", "control", "--reload")
-	}
-	if p.exists(appArmor + "/usr.sbin.libvirtd") {
-		add("so that AppArmor knows the new rules", "apparmor_parser", "--replace", appArmor+"/usr.sbin.libvirtd")
-	}
-	if w := p.options.Wrapper; w != "" && p.exists("/sys/fs/selinux/enforce") {
-		add("so that libvirt's domains may execute the wrapper", "semanage", "fcontext", "--add", "--type", "qemu_exec_t", w)
-		add("so that the label is on the file", "restorecon", "-v", w)
-	}
-	unit := "libvirtd"
-	if p.exists("/usr/lib/systemd/system/virtqemud.service") && !p.exists("/usr/lib/systemd/system/libvirtd.service") {
-		unit = "virtqemud"
-	}
-	why := "so that libvirt reads qemu.conf and asks the wrapper anew what QEMU can do; running domains go on"
-	if p.options.Restart {
-		add(why, "systemctl", "try-restart", unit+".service")
-	} else {
-		p.plan.Notes = append(p.plan.Notes, fmt.Sprintf("restart libvirt (systemctl restart %s, or --restart): %s", unit, why))
-	}
-}
-
-// cgroups says what has to be known of the devices controller, which is another matter since cgroup v2.
-func (p *planner) cgroups() {
-	if len(p.options.Devices) == 0 {
-		return
-	}
-	mounts, err := p.read("/proc/mounts")
-	if err != nil {
-		return
-	}
-	v2, devices := false, false
-	for _, line := range strings.Split(mounts, "\n") {
-		f := strings.Fields(line)
-		if len(f) < 4 {
-			continue
-		}
-		v2 = v2 || f[2] == "cgroup2"
-		devices = devices || f[2] == "cgroup" && strings.Contains(","+f[3]+",", ",devices,")
-	}
-	switch {
-	case devices:
-	case v2:
-		p.plan.Notes = append(p.plan.Notes, "cgroup v2: no devices controller has to be mounted; libvirt guards devices by eBPF, from the list in qemu.conf")
-	default:
-		why := "so that libvirt can guard devices by cgroup v1; for every boot, in /etc/fstab: none /dev/cgroup cgroup devices 0 0"
-		p.plan.Commands = append(p.plan.Commands, Command{[]string{"mkdir", "-p", "/dev/cgroup"}, why},
-			Command{[]string{"mount", "-t", "cgroup", "none", "/dev/cgroup", "-o", "devices"}, why})
-	}
 }

@@ -91,7 +91,9 @@ func (h *host) wrapper(t *testing.T) string {
 func TestInstallAndUndo(t *testing.T) {
 	h := newHost(t, map[string]string{
 		"/etc/apparmor.d/usr.sbin.libvirtd": "profile", "/etc/apparmor.d/local/abstractions/libvirt-qemu": "  /mine r,\n",
-		"/proc/mounts": "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n",
+		appArmorAbstraction: "  include if exists <local/abstractions/libvirt-qemu>\n", "/sys/module/apparmor/parameters/enabled": "Y\n",
+		"/run/udev/control": "",
+		"/proc/mounts":      "nodev /mnt/huge hugetlbfs rw 0 0\nnodev /dev/hugepages hugetlbfs rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n",
 	})
 	before := h.files(t)
 	o := Options{Devices: []string{"/dev/usvhost", "/dev/other"}, AsRoot: true, Wrapper: "/opt/vhostkit/qemu-wrap", Source: h.wrapper(t), Restart: true}
@@ -105,7 +107,7 @@ func TestInstallAndUndo(t *testing.T) {
 	for path, wants := range map[string][]string{
 		"/etc/libvirt/qemu.conf":                          {`cgroup_device_acl = [ "/dev/null", "/dev/kvm", "/dev/usvhost", "/dev/other" ]`, "\nuser = \"root\"\n", "clear_emulator_capabilities = 0"},
 		"/etc/udev/rules.d/60-vhostkit.rules":             {`KERNEL=="usvhost*", MODE="0660", GROUP="kvm"`, `KERNEL=="other"`},
-		"/etc/apparmor.d/local/abstractions/libvirt-qemu": {"  /mine r,\n  # vhostkit begin", "/opt/vhostkit/qemu-wrap rmix,", "/dev/other rw,"},
+		"/etc/apparmor.d/local/abstractions/libvirt-qemu": {"  /mine r,\n  # vhostkit begin", "/opt/vhostkit/qemu-wrap rmix,", "/dev/other rw,", "  /dev/hugepages/ r,\n  owner /dev/hugepages/** rwk,", "  owner /mnt/huge/** rwk,"},
 		"/etc/apparmor.d/local/usr.sbin.libvirtd":         {"/opt/vhostkit/qemu-wrap PUx,"},
 		"/opt/vhostkit/qemu-wrap":                         {"wrapper"}, "/etc/vhostkit/qemu-wrap.toml": {"#emul_path"},
 	} {
@@ -122,7 +124,7 @@ func TestInstallAndUndo(t *testing.T) {
 	for _, argv := range h.ran {
 		programs = append(programs, argv[0])
 	}
-	if !slices.Equal(programs, []string{"udevadm", "apparmor_parser", "systemctl"}) {
+	if !slices.Equal(programs, []string{"udevadm", "udevadm", "apparmor_parser", "systemctl"}) {
 		t.Errorf("ran %v", h.ran)
 	}
 	again, err := Prepare(h.system, o)
@@ -135,6 +137,9 @@ func TestInstallAndUndo(t *testing.T) {
 	}
 	if err := undo.Apply(func(string) {}); err != nil {
 		t.Fatal(err)
+	}
+	if n := len(h.ran); n != 7 || h.ran[6][0] != "apparmor_parser" {
+		t.Errorf("after the undo, ran %v", h.ran)
 	}
 	if after := h.files(t); !maps.Equal(before, after) {
 		t.Errorf("undo left %q, want %q", after, before)
@@ -168,8 +173,10 @@ func TestOwnSettingsStay(t *testing.T) {
 	}
 }
 
+const controllers = "#subsys_name hierarchy num_cgroups enabled\ncpu 1 1 1\ndevices 2 1 1\n"
+
 func TestSELinuxAndOldCgroups(t *testing.T) {
-	h := newHost(t, map[string]string{"/sys/fs/selinux/enforce": "1", "/usr/lib/systemd/system/virtqemud.service": ""})
+	h := newHost(t, map[string]string{"/sys/fs/selinux/enforce": "1", "/proc/cgroups": controllers, "/usr/lib/systemd/system/virtqemud.service": ""})
 	p, err := Prepare(h.system, Options{Wrapper: "/usr/bin/qemu-wrap", Source: h.wrapper(t), Devices: []string{"/dev/usvhost"}, Restart: true})
 	if err != nil {
 		t.Fatal(err)
@@ -179,12 +186,43 @@ func TestSELinuxAndOldCgroups(t *testing.T) {
 		all = append(all, strings.Join(c.Argv, " "))
 	}
 	for _, want := range []string{
-		"mount -t cgroup none /dev/cgroup -o devices", "semanage fcontext --add --type qemu_exec_t /usr/bin/qemu-wrap", "restorecon -v /usr/bin/qemu-wrap",
+		"mkdir -p /dev/cgroup", "mount -t cgroup none /dev/cgroup -o devices", "semanage fcontext --add --type qemu_exec_t /usr/bin/qemu-wrap", "restorecon -v /usr/bin/qemu-wrap",
 		"systemctl try-restart virtqemud.service",
 	} {
 		if !slices.Contains(all, want) {
 			t.Errorf("commands %q lack %q", all, want)
 		}
+	}
+	if err := p.Apply(func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+
+	// Now as the commands left it: nothing more to do, also for a new wrapper; and the undo takes both back.
+	h.write(t, "/etc/selinux/targeted/contexts/files/file_contexts.local", "/usr/bin/qemu-wrap    system_u:object_r:qemu_exec_t:s0\n")
+	h.write(t, "/proc/mounts", "none /dev/cgroup cgroup rw,devices 0 0\n")
+	h.write(t, "/usr/bin/qemu-wrap", "an older wrapper")
+	again, err := Prepare(h.system, Options{Wrapper: "/usr/bin/qemu-wrap", Source: h.wrapper(t), Devices: []string{"/dev/usvhost"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range again.Commands {
+		if c.Argv[0] == "semanage" || c.Argv[0] == "mount" {
+			t.Errorf("a second run has %v", c.Argv)
+		}
+	}
+	if err := again.Apply(func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	h.ran = nil
+	undo, err := Undo(h.system, false, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := undo.Apply(func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	if want := [][]string{{"semanage", "fcontext", "--delete", "/usr/bin/qemu-wrap"}, {"umount", "/dev/cgroup"}}; !slices.EqualFunc(h.ran, want, slices.Equal) {
+		t.Errorf("the undo ran %q, want %q", h.ran, want)
 	}
 }
 
@@ -201,7 +239,7 @@ func TestRefusals(t *testing.T) {
 	if _, err := Prepare(h.system, Options{}); err == nil || !strings.Contains(err.Error(), "install libvirt") {
 		t.Errorf("without libvirt: %v", err)
 	}
-	h = newHost(t, map[string]string{"/etc/apparmor.d/local/abstractions/libvirt-qemu": blockBegin})
+	h = newHost(t, map[string]string{appArmorAbstraction: "", "/etc/apparmor.d/local/abstractions/libvirt-qemu": blockBegin})
 	if _, err := Prepare(h.system, Options{}); err == nil || !strings.Contains(err.Error(), "repair it by hand") {
 		t.Errorf("a half block: %v", err)
 	}
