@@ -18,7 +18,7 @@ package_names() {
 	apt)
 		echo qemu-system-x86 ipxe-qemu seabios busybox-static iproute2 kmod xz-utils zstd ca-certificates git make
 		[ "$1" = test ] && echo dpdk dpdk-dev ethtool tcpdump gcc libc6-dev libvirt-daemon-system libvirt-clients \
-			libvirt-daemon-driver-qemu
+			libvirt-daemon-driver-qemu apparmor
 		;;
 	dnf)
 		echo qemu-system-x86-core ipxe-roms-qemu seabios-bin busybox iproute kmod xz zstd ca-certificates git-core make cpio
