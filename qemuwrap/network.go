@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"vhostkit/switchd/control"
 )
 
 // maxPortName is the longest name that switchd gives a port.
@@ -168,21 +170,7 @@ func (r *rewriter) socket(id string) (string, error) {
 }
 
 // PortName is the name of the port that a machine's netdev is given: the same at each start.
-func PortName(machine, netdev string) string {
-	clean := strings.Map(func(c rune) rune {
-		if c < 0x80 && (c == '_' || c == '.' || c == '-' || c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z') {
-			return c
-		}
-		return '_'
-	}, machine+"-"+netdev)
-	if c := clean[0]; !(c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z') {
-		clean = "vm-" + clean
-	}
-	if len(clean) > maxPortName {
-		clean = clean[:maxPortName-24] + clean[len(clean)-24:] // the interface's name is at the end
-	}
-	return clean
-}
+func PortName(machine, netdev string) string { return control.PortName(machine, netdev) }
 
 // portName is PortName, but two interfaces of a line never share one.
 func (r *rewriter) portName(id string) string {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -77,8 +78,13 @@ func (p *Plan) Empty() bool {
 
 // Diff is the change of the configuration.
 func (p *Plan) Diff() string {
-	return edit.Diff("a/"+p.Domain+".xml", "b/"+p.Domain+".xml", []byte(p.before), []byte(p.after))
+	return edit.Diff("a/"+p.Domain+".xml", "b/"+p.Domain+".xml", hide(p.before), hide(p.after))
 }
+
+var passwords = regexp.MustCompile(`(passwd=)('[^']*'|"[^"]*")`)
+
+// hide makes passwords unreadable: the description has them so that it can be defined again.
+func hide(text string) []byte { return passwords.ReplaceAll([]byte(text), []byte("$1'***'")) }
 
 // PrepareAttach works out what attaching needs. Nothing is changed yet.
 func PrepareAttach(ctx context.Context, conn libvirt.Connection, sw Switch, r Request) (*Plan, error) {
@@ -165,19 +171,9 @@ func (p *Plan) namer(ctx context.Context, r Request) (func(domainxml.Interface) 
 // maxSocketPath is what sun_path holds.
 const maxSocketPath = 107
 
-// PortName is the name of the port of a domain's interface: what switchd takes as a name.
+// PortName is the name of the port of a domain's interface.
 func PortName(domain string, index int) string {
-	clean := strings.Map(func(c rune) rune {
-		if c < 0x80 && (c == '_' || c == '.' || c == '-' || c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z') {
-			return c
-		}
-		return '_'
-	}, domain)
-	if c := clean[0]; !(c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z') {
-		clean = "vm-" + clean
-	}
-	suffix := fmt.Sprintf("-net%d", index)
-	return clean[:min(len(clean), 63-len(suffix))] + suffix
+	return control.PortName(domain, fmt.Sprintf("net%d", index))
 }
 
 // wantPorts notes which ports the switch must have, with sockets that QEMU's user may connect to.

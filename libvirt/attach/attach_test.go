@@ -282,10 +282,9 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-func TestPortName(t *testing.T) {
-	for domain, want := range map[string]string{"vm1": "vm1-net0", "9 x": "vm-9_x-net0", strings.Repeat("a", 90): strings.Repeat("a", 58) + "-net0"} {
-		if got := PortName(domain, 0); got != want {
-			t.Errorf("%s: %s, want %s", domain, got, want)
-		}
+func TestDiffHidesPasswords(t *testing.T) {
+	p := &Plan{Domain: "vm1", before: "<graphics passwd='geheim'/>\n", after: "<graphics passwd=\"geheim\" x='1'/>\n"}
+	if d := p.Diff(); strings.Contains(d, "geheim") || !strings.Contains(d, "passwd='***'") {
+		t.Errorf("diff:\n%s", d)
 	}
 }
