@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -179,4 +180,35 @@ func TestAppArmorParses(t *testing.T) {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
+}
+
+// TestUdevRules reads the rules as far as this host's tools do.
+func TestUdevRules(t *testing.T) {
+	h := newHost(t, map[string]string{})
+	p, err := Prepare(h.system, Options{Devices: []string{"/dev/usvhost", "/dev/other-1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Apply(func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	rule := regexp.MustCompile(`^KERNEL=="[a-z0-9*-]+", MODE="0660", GROUP="kvm"$`)
+	rules := 0
+	for _, line := range strings.Split(strings.TrimSpace(h.read(t, udevRules)), "\n") {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		if rules++; !rule.MatchString(line) {
+			t.Errorf("not a rule: %q", line)
+		}
+	}
+	if rules != 2 {
+		t.Errorf("%d rules, want 2", rules)
+	}
+	// systemd has the verb since 254.
+	if help, err := exec.CommandContext(t.Context(), "udevadm", "--help").Output(); err == nil && strings.Contains(string(help), "verify") {
+		if out, err := exec.CommandContext(t.Context(), "udevadm", "verify", "--resolve-names=never", h.path(udevRules)).CombinedOutput(); err != nil {
+			t.Errorf("udevadm verify: %v\n%s", err, out)
+		}
+	}
 }
