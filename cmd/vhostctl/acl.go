@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -15,13 +16,14 @@ import (
 )
 
 const aclDescription = `Lets libvirt's QEMU processes reach the switch: installs qemu-wrap beside QEMU, with QEMU's owner and mode, and adds what AppArmor,
-   udev, SELinux and libvirt's qemu.conf need. For vhost-user nothing of qemu.conf has to change; for vhost-cuse name the devices.
+   udev, SELinux and libvirt's qemu.conf need. The devices of vhost-cuse are added to qemu.conf's list; --device none leaves it alone, which is enough for vhost-user.
    QEMU stays unprivileged: --as-root is there for set-ups of the old guide, and is not needed.
 
 EXAMPLES
    Look first:                            vhostctl install-acl --dry-run
-   The wrapper, and AppArmor's rules:     sudo vhostctl install-acl --restart
-   vhost-cuse as well:                    sudo vhostctl install-acl --device /dev/usvhost --restart
+   All of it:                             sudo vhostctl install-acl --restart
+   Two devices of switchd:                sudo vhostctl install-acl --device /dev/usvhost --device /dev/usvhost1 --restart
+   For vhost-user alone:                  sudo vhostctl install-acl --device none --restart
    Everything as it was:                  sudo vhostctl install-acl --undo`
 
 // ACLCommand installs what libvirt's QEMUs need.
@@ -29,7 +31,7 @@ func ACLCommand() *cli.Command {
 	return &cli.Command{
 		Name: "install-acl", Usage: "let libvirt's QEMU processes reach the switch", Description: aclDescription, Action: installACL,
 		Flags: append(outputFlags(),
-			&cli.StringSliceFlag{Name: "device", Usage: "vhost-cuse device `PATH` that QEMU may open; repeatable"},
+			&cli.StringSliceFlag{Name: "device", Usage: "vhost-cuse device `PATH` that QEMU may open, or none; repeatable (default: /dev/usvhost)"},
 			&cli.BoolFlag{Name: "as-root", Usage: "QEMU runs as root and keeps its capabilities (user, group, clear_emulator_capabilities)"},
 			&cli.StringFlag{Name: "wrapper", Usage: "`PATH` where qemu-wrap is installed; empty: not at all", Value: "/usr/bin/qemu-wrap"},
 			&cli.StringFlag{Name: "source", Usage: "the qemu-wrap `FILE` to install (default: beside vhostctl)"},
@@ -105,7 +107,7 @@ func prepareACL(c *cli.Context, system acl.System) (*acl.Plan, error) {
 		source = filepath.Join(filepath.Dir(self), "qemu-wrap")
 	}
 	return acl.Prepare(system, acl.Options{
-		Devices: c.StringSlice("device"), AsRoot: c.Bool("as-root"), Wrapper: c.String("wrapper"), Source: source, Restart: c.Bool("restart"),
+		Devices: devices(c), AsRoot: c.Bool("as-root"), Wrapper: c.String("wrapper"), Source: source, Restart: c.Bool("restart"),
 	})
 }
 
@@ -123,5 +125,17 @@ func printACL(w io.Writer, p *acl.Plan) {
 	}
 	for _, n := range p.Notes {
 		fmt.Fprintln(w, "note:", n)
+	}
+}
+
+// devices are the vhost-cuse devices: those named, or the old guide's.
+func devices(c *cli.Context) []string {
+	switch list := c.StringSlice("device"); {
+	case len(list) == 0:
+		return []string{"/dev/usvhost"}
+	case slices.Contains(list, "none"):
+		return nil
+	default:
+		return list
 	}
 }

@@ -215,12 +215,6 @@ func (p *planner) wrapper() error {
 	}
 	p.files = append(p.files, edit.File{Path: p.options.Wrapper, Content: content, Mode: mode, UID: uid, GID: gid, ForceMode: true})
 	p.plan.Changes = append(p.plan.Changes, p.options.Wrapper+": the wrapper, with QEMU's owner and mode")
-	if !p.exists(wrapperConfig) {
-		p.put(wrapperConfig, templates.QEMUWrapConfig, 0o644)
-		p.plan.Changes = append(p.plan.Changes, wrapperConfig+": its settings, all at their defaults")
-	} else if text, err := p.read(wrapperConfig); err == nil {
-		p.put(wrapperConfig, text, 0) // stays as it is, and is not forgotten by a second run
-	}
 	return nil
 }
 

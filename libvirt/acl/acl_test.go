@@ -109,7 +109,7 @@ func TestInstallAndUndo(t *testing.T) {
 		"/etc/udev/rules.d/60-vhostkit.rules":             {`KERNEL=="usvhost*", MODE="0660", GROUP="kvm"`, `KERNEL=="other"`},
 		"/etc/apparmor.d/local/abstractions/libvirt-qemu": {"  /mine r,\n  # vhostkit begin", "/opt/vhostkit/qemu-wrap rmix,", "/dev/other rw,", "  /dev/hugepages/ r,\n  owner /dev/hugepages/** rwk,", "  owner /mnt/huge/** rwk,"},
 		"/etc/apparmor.d/local/usr.sbin.libvirtd":         {"/opt/vhostkit/qemu-wrap PUx,"},
-		"/opt/vhostkit/qemu-wrap":                         {"wrapper"}, "/etc/vhostkit/qemu-wrap.toml": {"#emul_path"},
+		"/opt/vhostkit/qemu-wrap":                         {"wrapper"},
 	} {
 		for _, want := range wants {
 			if got := h.read(t, path); !strings.Contains(got, want) {
@@ -156,24 +156,13 @@ func TestVhostUserNeedsLittle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"/usr/bin/qemu-wrap", "/etc/vhostkit/qemu-wrap.toml"}; !slices.Equal(p.Files, want) {
+	if want := []string{"/usr/bin/qemu-wrap"}; !slices.Equal(p.Files, want) {
 		t.Errorf("changes %v, want %v", p.Files, want)
 	}
 	if !slices.ContainsFunc(p.Notes, func(n string) bool { return strings.Contains(n, "systemctl restart libvirtd") }) {
 		t.Errorf("notes %q do not tell to restart libvirt", p.Notes)
 	}
 }
-
-// TestOwnSettingsStay: a wrapper's configuration that is there is not replaced.
-func TestOwnSettingsStay(t *testing.T) {
-	h := newHost(t, map[string]string{"/etc/vhostkit/qemu-wrap.toml": "mode = \"cuse\"\n"})
-	p, err := Prepare(h.system, Options{Wrapper: "/usr/bin/qemu-wrap", Source: h.wrapper(t)})
-	if err != nil || slices.Contains(p.Files, "/etc/vhostkit/qemu-wrap.toml") {
-		t.Errorf("%v, files %v", err, p.Files)
-	}
-}
-
-const controllers = "#subsys_name hierarchy num_cgroups enabled\ncpu 1 1 1\ndevices 2 1 1\n"
 
 func TestSELinuxAndOldCgroups(t *testing.T) {
 	h := newHost(t, map[string]string{"/sys/fs/selinux/enforce": "1", "/proc/cgroups": controllers, "/usr/lib/systemd/system/virtqemud.service": ""})
