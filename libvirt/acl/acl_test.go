@@ -164,6 +164,8 @@ func TestVhostUserNeedsLittle(t *testing.T) {
 	}
 }
 
+const controllers = "#subsys_name hierarchy num_cgroups enabled\ncpu 1 1 1\ndevices 2 1 1\n"
+
 func TestSELinuxAndOldCgroups(t *testing.T) {
 	h := newHost(t, map[string]string{"/sys/fs/selinux/enforce": "1", "/proc/cgroups": controllers, "/usr/lib/systemd/system/virtqemud.service": ""})
 	p, err := Prepare(h.system, Options{Wrapper: "/usr/bin/qemu-wrap", Source: h.wrapper(t), Devices: []string{"/dev/usvhost"}, Restart: true})
