@@ -212,3 +212,21 @@ func parseSpec(value string) (Pool, error) {
 	}
 	return p, nil
 }
+
+// Parameters lists what a line says about hugepages, in order, as it stands there.
+func Parameters(line string) []string {
+	var list []string
+	for _, t := range tokens(line) {
+		list = append(list, t.key+"="+t.value)
+	}
+	return list
+}
+
+// String is the parameters that say it.
+func (w Wanted) String() string {
+	change, err := Plan("", w)
+	if err != nil {
+		return ""
+	}
+	return change.Add
+}
