@@ -93,7 +93,15 @@ fuzz-short: ## each fuzz target for 30 seconds
 	test/setup/fuzz.sh 30s
 
 .PHONY: bench
-bench: ## the benchmarks
+bench: ## switchd against the switches that can be had beside it (root, two cores, about 20 minutes); BENCH="-short" for a look
+	@test/setup/install.sh bench
+	@$(MAKE) --no-print-directory build
+	@mkdir -p .cache
+	@$(GO) build -trimpath -buildvcs=false -o .cache/bench ./test/bench
+	$(SUDO) .cache/bench $(BENCH)
+
+.PHONY: bench-go
+bench-go: ## the benchmarks of the parts, for benchstat
 	$(GO) test -run '^$$' -bench . -benchmem -timeout 30m $(UNIT)
 
 .PHONY: clean

@@ -3,6 +3,7 @@
 #
 #   test/setup/install.sh demo    QEMU, busybox, iproute2, a guest kernel in the cache, Go
 #   test/setup/install.sh test    the same, and DPDK's testpmd, libvirt, ethtool, tcpdump
+#   test/setup/install.sh bench   DPDK and Open vSwitch, for the comparison
 #   test/setup/install.sh kernel  only the guest kernel in the cache
 #   test/setup/install.sh go      only Go, and gcc for vhostctl's binding to libvirt
 #
@@ -23,21 +24,21 @@ export PATH
 main() {
 	profile=${1:-demo}
 	case $profile in
-	demo | test | kernel | go) ;;
+	demo | test | kernel | go | bench) ;;
 	-h | --help | help)
-		sed -n '2,12s/^# \{0,1\}//p' "$0"
+		sed -n '2,13s/^# \{0,1\}//p' "$0"
 		exit 0
 		;;
-	*) die "unknown profile '$profile': use demo, test, kernel or go" ;;
+	*) die "unknown profile '$profile': use demo, test, bench, kernel or go" ;;
 	esac
 	[ "$(uname -s)" = Linux ] || die "vhostkit runs on Linux only, this is $(uname -s)"
 	[ "$(uname -m)" = x86_64 ] || [ "$profile" = go ] ||
 		die "the guests are x86-64 and their kernel comes from this machine's distribution, but this is $(uname -m)"
 	find_distribution
 	case $profile in
-	demo | test) install_packages "$profile" ;;
+	demo | test | bench) install_packages "$profile" ;;
 	esac
-	[ "$profile" = go ] || get_kernel
+	[ "$profile" = go ] || [ "$profile" = bench ] || get_kernel
 	[ "$profile" = kernel ] || {
 		have gcc || install_compiler
 		get_go

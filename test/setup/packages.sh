@@ -14,6 +14,13 @@ find_distribution() {
 
 # The package names of a profile, for $manager.
 package_names() {
+	if [ "$1" = bench ]; then
+		case $manager in
+		apt) echo dpdk dpdk-dev openvswitch-switch-dpdk iproute2 util-linux gcc libc6-dev make ca-certificates ;;
+		dnf) echo dpdk openvswitch iproute util-linux gcc glibc-devel make ca-certificates ;;
+		esac
+		return 0
+	fi
 	case $manager in
 	apt)
 		echo qemu-system-x86 ipxe-qemu seabios busybox-static iproute2 kmod xz-utils zstd ca-certificates git make
