@@ -152,7 +152,7 @@ func (h Host) Undo(force bool) (*Undo, error) {
 }
 
 // Diff shows how files change.
-func (u *Undo) Diff() string { return u.files.Diff() }
+func (u *Undo) Diff() string { return u.files.Diff(recordPath) }
 
 // Pools are the counts that pools go back to, as far as their pages are not in use: what was added is taken off what is there now.
 func (u *Undo) Pools() []pool.Target {

@@ -137,3 +137,14 @@ func (h Host) Show() (Report, error) {
 	r.Provisioned, err = h.Store.Applied(EditName)
 	return r, err
 }
+
+// Status is ok, pending or missing.
+func (f Finding) Status() string {
+	switch {
+	case f.OK:
+		return "ok"
+	case f.Pending:
+		return "pending"
+	}
+	return "missing"
+}

@@ -98,6 +98,8 @@ func newApp() *cli.App {
 			DomainsCommand(),
 			DoctorCommand(),
 			ACLCommand(),
+			ProvisionHugepagesCommand(),
+			HugepagesCommand(),
 			{Name: "man", Usage: "print the manual page", Hidden: true, Action: manualPage},
 			{Name: "completion", Usage: "print the completion script of a shell", ArgsUsage: "bash|zsh|fish", Action: completion},
 		},

@@ -134,7 +134,7 @@ func (h Host) Detect() (Kind, error) {
 func (h Host) Plan(ctx context.Context, w kernelargs.Wanted) (Plan, error) {
 	kind, err := h.Detect()
 	if err != nil {
-		return Plan{}, fmt.Errorf("%w: add this to the kernel's command line by hand: %v", err, w)
+		return Plan{}, fmt.Errorf("%w: add this to the kernel's command line by hand: %v (--runtime reserves now, without it)", err, w)
 	}
 	var p Plan
 	switch kind {

@@ -167,6 +167,10 @@ func Look(f Files) (State, error) {
 	if len(s.Nodes) == 0 {
 		s.Nodes = []Node{{Memory: line(text, "MemTotal:"), FreeMemory: line(text, "MemFree:"), Pools: slices.Clone(s.Pools), dir: allDir}}
 	}
+	if n := &s.Nodes[0]; len(s.Nodes) == 1 {
+		// Some virtual machines do not count memory that was added later as the node's.
+		n.Memory, n.FreeMemory = max(n.Memory, line(text, "MemTotal:")), max(n.FreeMemory, line(text, "MemFree:"))
+	}
 	slices.SortFunc(s.Nodes, func(a, b Node) int { return a.ID - b.ID })
 	return s, nil
 }

@@ -3,6 +3,7 @@ package edit
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -22,10 +23,14 @@ func Diff(oldName, newName string, before, after []byte) string {
 	return text
 }
 
-// Diff shows what Apply will do: unified diffs, and a line for each file whose mode or owner changes or whose content is no text.
-func (p *Plan) Diff() string {
+// Diff shows what Apply will do: unified diffs, and a line for each file whose mode or owner changes or whose content is no text. Paths that
+// mean nothing to an operator can be left out.
+func (p *Plan) Diff(except ...string) string {
 	var b strings.Builder
 	for _, c := range p.changes {
+		if slices.Contains(except, c.path) {
+			continue
+		}
 		oldName, newName := "a"+c.path, "b"+c.path
 		if !c.old.exists {
 			oldName = "/dev/null"

@@ -76,6 +76,9 @@ func TestApplyAndUndo(t *testing.T) {
 			t.Errorf("diff lacks %q:\n%s", want, p.Diff())
 		}
 	}
+	if d := p.Diff("/etc/a"); strings.Contains(d, "etc/a") || !strings.Contains(d, "/etc/gone") {
+		t.Errorf("diff without a file:\n%s", d)
+	}
 	if err := p.Apply(); err != nil {
 		t.Fatal(err)
 	}

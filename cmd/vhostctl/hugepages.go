@@ -1,0 +1,313 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"vhostkit/hugepages"
+	"vhostkit/hugepages/boot"
+	"vhostkit/hugepages/bytesize"
+	"vhostkit/hugepages/guests"
+	"vhostkit/libvirt"
+	"vhostkit/templates/edit"
+)
+
+const provisionDescription = `Reserves hugepages for guests and for the switch: now (per NUMA node, read back), with the mounts they need, and for the next boot
+   (/etc/fstab, the kernel's command line, the boot loader's configuration). --runtime or --persist alone does one half.
+   Nothing that others reserved gets smaller without --exact, and pages in use never go. A second run changes nothing.
+
+EXAMPLES
+   8 GiB for guests as 1G pages, 512 MiB as 2M pages beside:  sudo vhostctl provision-hugepages --for-vms 8G --for-switch 512M
+   2M pages for both:                     sudo vhostctl provision-hugepages --page-size 2M --for-vms 4G --for-switch 512M
+   What libvirt's domains need:           sudo vhostctl provision-hugepages --for-domains
+   By NUMA node:                          sudo vhostctl provision-hugepages --node 0=4 --node 1=2
+   Look first:                            vhostctl provision-hugepages --for-vms 8G --dry-run
+   After the reboot:                      vhostctl hugepages verify
+   Everything as it was:                  sudo vhostctl hugepages undo`
+
+// ProvisionHugepagesCommand sets hugepages up.
+func ProvisionHugepagesCommand() *cli.Command {
+	return &cli.Command{
+		Name: "provision-hugepages", Usage: "reserve hugepages for guests and the switch, now and at each boot", Description: provisionDescription,
+		Action: provisionHugepages, Flags: append(append(outputFlags(),
+			&cli.StringFlag{Name: "for-vms", Usage: "memory of all guests together, `SIZE` such as 8G"},
+			&cli.BoolFlag{Name: "for-domains", Usage: "add the memory of all of libvirt's domains, each rounded up to the page"},
+			&cli.StringFlag{Name: "for-switch", Usage: "`SIZE` in 2M pages of their own, for programs such as DPDK's"},
+			&cli.StringFlag{Name: "page-size", Usage: "`1G|2M`, of the guests' pages (default: 1G where the processor has them)"},
+			&cli.StringSliceFlag{Name: "node", Usage: "`N=COUNT` of the guests' pages on NUMA node N; repeatable"},
+			&cli.StringFlag{Name: "mount", Usage: "`DIR` for the switch's pages, if they are not of the default size", Value: hugepages.DefaultMount},
+			&cli.BoolFlag{Name: "persist", Usage: "only for the next boot"},
+			&cli.BoolFlag{Name: "runtime", Usage: "only now"},
+			&cli.BoolFlag{Name: "exact", Usage: "also lower what is reserved to what is asked for"},
+			&cli.StringFlag{Name: "connect", Usage: "libvirt connection `URI`", EnvVars: []string{"LIBVIRT_DEFAULT_URI"}, Value: libvirt.DefaultURI}),
+			changeFlags()...),
+	}
+}
+
+// changeFlags are the options of commands that change the system.
+func changeFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "dry-run", Usage: "show what would be done, do nothing"},
+		&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"},
+		&cli.StringFlag{Name: "root", Usage: "work on the files of the system below this `DIR`; commands are shown, not run"},
+	}
+}
+
+// HugepagesCommand shows what there is, and takes back what was done.
+func HugepagesCommand() *cli.Command {
+	return &cli.Command{
+		Name: "hugepages", Usage: "show, verify or undo hugepages", Action: unknownVerb("hugepages"), Subcommands: []*cli.Command{
+			{Name: "show", Usage: "pools by node and size, mounts, and who uses pages (of others' processes: as root)", Action: showHugepages, Flags: outputFlags()},
+			{Name: "verify", Usage: "compare what was asked for with what the kernel gave", Action: verifyHugepages, Flags: outputFlags(),
+				Description: "EXIT CODES (of this command)\n   0 everything is there, or comes at the next boot   1 something is missing"},
+			{Name: "undo", Usage: "take back what provision-hugepages did", Action: undoHugepages, Flags: append(append(outputFlags(),
+				&cli.BoolFlag{Name: "force", Usage: "also files that were changed since"}), changeFlags()...)},
+		},
+	}
+}
+
+// hugepagesHost is the running system, or one below a directory.
+func hugepagesHost(c *cli.Context) hugepages.Host {
+	h := hugepages.System()
+	if root := c.String("root"); root != "" {
+		h.Store = edit.Store{Root: root}
+		h.Runner = boot.Below{Root: root}
+	}
+	return h
+}
+
+func provisionHugepages(c *cli.Context) error {
+	if _, err := arguments(c); err != nil {
+		return err
+	}
+	request, err := hugepagesRequest(c)
+	if err != nil {
+		return err
+	}
+	plan, err := hugepagesHost(c).Plan(c.Context, request)
+	if err != nil {
+		return hugepagesError(err)
+	}
+	return carryOut(c, plan.Summary, plan.Apply)
+}
+
+// hugepagesError says what helps.
+func hugepagesError(err error) error {
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%w (try sudo)", err)
+	case errors.Is(err, edit.ErrChanged):
+		return fmt.Errorf("%w (--force puts the originals back all the same)", err)
+	}
+	return err
+}
+
+// carryOut shows a plan, asks, and does it.
+func carryOut(c *cli.Context, summary func() hugepages.Summary, apply func(context.Context) error) error {
+	s := summary()
+	text := c.String("output") != "json"
+	if text {
+		printHugepages(os.Stdout, s)
+	}
+	if s.Change && !c.Bool("dry-run") {
+		if err := confirm(c, "Do this?"); err != nil {
+			return err
+		}
+	}
+	if !c.Bool("dry-run") {
+		// Also without a change: what was asked for is remembered for verify. That needs no rights that a look would not have.
+		if err := apply(c.Context); err != nil && (s.Change || !errors.Is(err, os.ErrPermission)) {
+			return hugepagesError(err)
+		}
+		s.Reboot = summary().Reboot
+	}
+	return show(c, s, func(w io.Writer, s hugepages.Summary) {
+		if len(s.Reboot) == 0 {
+			if s.Need.PageSize != 0 {
+				fmt.Fprintln(w, "no reboot is needed")
+			}
+			return
+		}
+		for _, why := range s.Reboot {
+			fmt.Fprintln(w, "reboot needed:", why)
+		}
+	})
+}
+
+func printHugepages(w io.Writer, s hugepages.Summary) {
+	for _, r := range s.Need.Reasons {
+		fmt.Fprintln(w, "need:", r)
+	}
+	if !s.Change {
+		fmt.Fprintln(w, "no change: everything is as asked for")
+	}
+	fmt.Fprint(w, s.Diff)
+	for _, list := range []struct {
+		word  string
+		lines []string
+	}{{"pool,", s.Pools}, {"mount", s.Mounts}, {"run", s.Commands}} {
+		for _, line := range list.lines {
+			fmt.Fprintln(w, "*", list.word, line)
+		}
+	}
+	for _, n := range s.Notes {
+		fmt.Fprintln(w, "note:", n)
+	}
+}
+
+// hugepagesRequest reads the options.
+func hugepagesRequest(c *cli.Context) (hugepages.Request, error) {
+	r := hugepages.Request{Mount: c.String("mount"), Persist: c.Bool("persist"), Runtime: c.Bool("runtime"), Exact: c.Bool("exact")}
+	for name, to := range map[string]*bytesize.Size{"for-vms": &r.ForVMs, "for-switch": &r.ForSwitch, "page-size": &r.PageSize} {
+		if text := c.String(name); text != "" {
+			size, err := bytesize.Parse(text)
+			if err != nil {
+				return r, usagef("--%s: %v", name, err)
+			}
+			*to = size
+		}
+	}
+	if s := r.PageSize; s != 0 && s != bytesize.GiB && s != 2*bytesize.MiB {
+		return r, usagef("--page-size %v: want 1G or 2M", s)
+	}
+	for _, text := range c.StringSlice("node") {
+		n, count, _ := strings.Cut(text, "=")
+		node, err1 := strconv.ParseUint(n, 10, 16)
+		pages, err2 := strconv.ParseUint(count, 10, 32)
+		if err1 != nil || err2 != nil {
+			return r, usagef("--node %q: want N=COUNT, such as 0=4", text)
+		}
+		if r.Nodes == nil {
+			r.Nodes = map[int]uint64{}
+		}
+		if _, twice := r.Nodes[int(node)]; twice {
+			return r, usagef("--node %d is given twice", node)
+		}
+		r.Nodes[int(node)] = pages
+	}
+	if r.ForVMs == 0 && r.ForSwitch == 0 && r.Nodes == nil && !c.Bool("for-domains") {
+		return r, usagef("how much? Say --for-vms SIZE, --for-domains, --node N=COUNT or --for-switch SIZE")
+	}
+	if c.String("root") != "" {
+		if r.Runtime {
+			return r, usagef("--root is about files: it does not go with --runtime")
+		}
+		r.Persist = true
+	}
+	if !c.Bool("for-domains") {
+		return r, nil
+	}
+	return r, addDomains(c, &r)
+}
+
+func addDomains(c *cli.Context, r *hugepages.Request) error {
+	conn, err := libvirt.Connect(c.String("connect"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if r.Domains, err = guests.Memory(conn); err != nil {
+		return err
+	}
+	if len(r.Domains) == 0 {
+		return fmt.Errorf("libvirt has no domains at %s: say --for-vms SIZE", c.String("connect"))
+	}
+	return nil
+}
+
+func showHugepages(c *cli.Context) error {
+	if _, err := arguments(c); err != nil {
+		return err
+	}
+	report, err := hugepages.System().Show()
+	if err != nil {
+		return hugepagesError(err)
+	}
+	return show(c, report, hugepagesTable)
+}
+
+func hugepagesTable(w io.Writer, r hugepages.Report) {
+	table(w, "NODE SIZE TOTAL FREE RESERVED SURPLUS", func(row func(...any)) {
+		for _, p := range r.Pools {
+			size := p.Size.String()
+			if p.Size == r.Default {
+				size += "*"
+			}
+			row("all", size, p.Total, p.Free, p.Reserved, p.Surplus)
+		}
+		for _, n := range r.Nodes {
+			for _, p := range n.Pools {
+				reserved := "-" // the kernel does not tell it by node
+				if len(r.Nodes) == 1 {
+					reserved = fmt.Sprint(p.Reserved)
+				}
+				row(n.ID, p.Size, p.Total, p.Free, reserved, p.Surplus)
+			}
+		}
+	})
+	fmt.Fprintf(w, "* the kernel's default size\n\n")
+	if len(r.Mounts) == 0 {
+		fmt.Fprintln(w, "no hugetlbfs is mounted")
+	} else {
+		table(w, "MOUNT SIZE OPTIONS", func(row func(...any)) {
+			for _, m := range r.Mounts {
+				row(orDash(m.Path), m.Size, m.Options)
+			}
+		})
+	}
+	fmt.Fprintln(w)
+	if len(r.Users) == 0 {
+		fmt.Fprintln(w, "no process that can be seen uses hugepages")
+		return
+	}
+	table(w, "PID COMMAND PAGES SIZE FILE", func(row func(...any)) {
+		for _, u := range r.Users {
+			pid := "-"
+			if u.PID != 0 {
+				pid = fmt.Sprint(u.PID)
+			}
+			row(pid, orDash(u.Command), u.Pages, u.Size, orDash(u.File))
+		}
+	})
+}
+
+func verifyHugepages(c *cli.Context) error {
+	if _, err := arguments(c); err != nil {
+		return err
+	}
+	findings, err := hugepages.System().Verify()
+	if err != nil {
+		return hugepagesError(err)
+	}
+	err = show(c, findings, func(w io.Writer, list []hugepages.Finding) {
+		table(w, "STATUS WHAT ASKED GOT NEXT", func(row func(...any)) {
+			for _, f := range list {
+				row(f.Status(), f.What, f.Asked, f.Got, orDash(f.Hint))
+			}
+		})
+	})
+	for _, f := range findings {
+		if err == nil && !f.OK && !f.Pending {
+			return statusError(exitFailure)
+		}
+	}
+	return err
+}
+
+func undoHugepages(c *cli.Context) error {
+	if _, err := arguments(c); err != nil {
+		return err
+	}
+	undo, err := hugepagesHost(c).Undo(c.Bool("force"))
+	if err != nil {
+		return hugepagesError(err)
+	}
+	return carryOut(c, undo.Summary, undo.Apply)
+}
