@@ -42,7 +42,7 @@ func (h Host) boot() boot.Host {
 }
 
 // base is the default page size that the kernel has without default_hugepagesz=: 2 MiB on x86, whatever it says now.
-func base(pool.State) bytesize.Size { return 2 * bytesize.MiB }
+const base = 2 * bytesize.MiB
 
 // byNodeSince is the first kernel that takes hugepages=0:2,1:2.
 var byNodeSince = [2]int{5, 16}

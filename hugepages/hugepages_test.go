@@ -315,6 +315,40 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestAgain: a boot whose command line does not bring the pages gets them as they were asked for.
+func TestAgain(t *testing.T) {
+	r := newRig(t, debian)
+	if _, err := r.Again(t.Context()); !errors.Is(err, ErrNothingAsked) {
+		t.Fatal(err)
+	}
+	before := r.state()
+	request := guide()
+	request.Runtime = true
+	r.provision(request)
+	r.kernel.Texts["/proc/sys/kernel/random/boot_id"] = "two\n"
+	r.kernel.Reboot(nil, 2*bytesize.MiB)
+	r.mounter.set(mount.Mount{Path: r.at("/dev/hugepages"), Size: 2 * bytesize.MiB})
+	for range 2 {
+		p, err := r.Again(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Apply(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if r.kernel.Count(0, bytesize.GiB) != 4 || r.kernel.Count(1, 2*bytesize.MiB) != 128 || len(r.mounter.list) != 2 {
+			t.Fatalf("%v %v", r.kernel.Writes, r.mounter.list)
+		}
+	}
+	if p, err := r.Again(t.Context()); err != nil || !p.Empty() {
+		t.Fatalf("a third time: %v", err)
+	}
+	r.undo()
+	if got := r.state(); got != before {
+		t.Errorf("undone:\n%s\nwas:\n%s", got, before)
+	}
+}
+
 // TestOtherLoaders: what is run where the command line is no file of ours.
 func TestOtherLoaders(t *testing.T) {
 	const pairs = "default_hugepagesz=1G hugepagesz=1G hugepages=8 hugepagesz=2M hugepages=256"

@@ -61,7 +61,38 @@ func (h Host) Plan(ctx context.Context, r Request) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	return h.plan(ctx, r, need, state)
+}
+
+// Again plans what was asked for before, for this boot: what a unit does that runs before those who need the pages. Where the command line
+// brought them already there is nothing to do.
+func (h Host) Again(ctx context.Context) (*Plan, error) {
+	r, err := h.load()
+	if err != nil {
+		return nil, err
+	}
+	if r == nil || len(r.Asked) == 0 {
+		return nil, ErrNothingAsked
+	}
+	state, err := pool.Look(h.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	need := Need{PageSize: r.Default, Pools: r.Asked}
+	for _, m := range r.Wanted {
+		if m.Path != mount.Default {
+			need.Mount = &m
+		}
+	}
+	if err := need.fits(state); err != nil {
+		return nil, err
+	}
+	return h.plan(ctx, Request{Runtime: true}, need, state)
+}
+
+func (h Host) plan(ctx context.Context, r Request, need Need, state pool.State) (*Plan, error) {
 	p := &Plan{Need: need, host: h, request: r, now: state}
+	var err error
 	if r.Persist {
 		if err := p.planBoot(ctx); err != nil {
 			return nil, err
@@ -95,7 +126,7 @@ func onOneNode(r Request, s pool.State) (Request, error) {
 
 // wanted is what the kernel's command line shall say.
 func (p *Plan) wanted() kernelargs.Wanted {
-	return kernelargs.Wanted{Default: p.Need.PageSize, Pools: p.Need.Pools, Exact: p.request.Exact, Base: base(p.now)}
+	return kernelargs.Wanted{Default: p.Need.PageSize, Pools: p.Need.Pools, Exact: p.request.Exact, Base: base}
 }
 
 func (p *Plan) planBoot(ctx context.Context) error {

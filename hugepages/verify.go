@@ -47,7 +47,7 @@ func (h Host) Verify() ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	given := kernelargs.Read(strings.TrimSpace(line), base(state))
+	given := kernelargs.Read(strings.TrimSpace(line), base)
 	pending := r.Persist && !asked(*r, given)
 	list := poolFindings(*r, state, given)
 	if r.Persist {

@@ -63,10 +63,12 @@ func changeFlags() []cli.Flag {
 // HugepagesCommand shows what there is, and takes back what was done.
 func HugepagesCommand() *cli.Command {
 	return &cli.Command{
-		Name: "hugepages", Usage: "show, verify or undo hugepages", Action: unknownVerb("hugepages"), Subcommands: []*cli.Command{
+		Name: "hugepages", Usage: "show, verify, reserve or undo hugepages", Action: unknownVerb("hugepages"), Subcommands: []*cli.Command{
 			{Name: "show", Usage: "pools by node and size, mounts, and who uses pages (of others' processes: as root)", Action: showHugepages, Flags: outputFlags()},
 			{Name: "verify", Usage: "compare what was asked for with what the kernel gave", Action: verifyHugepages, Flags: outputFlags(),
 				Description: "EXIT CODES (of this command)\n   0 everything is there, or comes at the next boot   1 something is missing"},
+			{Name: "reserve", Usage: "reserve for this boot what was asked for before; for a unit at boot", Action: reserveHugepages,
+				Flags: append(outputFlags(), changeFlags()[:2]...)},
 			{Name: "undo", Usage: "take back what provision-hugepages did", Action: undoHugepages, Flags: append(append(outputFlags(),
 				&cli.BoolFlag{Name: "force", Usage: "also files that were changed since"}), changeFlags()...)},
 		},
@@ -299,6 +301,22 @@ func verifyHugepages(c *cli.Context) error {
 		}
 	}
 	return err
+}
+
+// reserveHugepages is no failure where nothing was ever asked for: its unit runs at each boot.
+func reserveHugepages(c *cli.Context) error {
+	if _, err := arguments(c); err != nil {
+		return err
+	}
+	plan, err := hugepages.System().Again(c.Context)
+	if errors.Is(err, hugepages.ErrNothingAsked) {
+		fmt.Fprintln(os.Stderr, "vhostctl:", err)
+		return nil
+	}
+	if err != nil {
+		return hugepagesError(err)
+	}
+	return carryOut(c, plan.Summary, plan.Apply)
 }
 
 func undoHugepages(c *cli.Context) error {

@@ -41,7 +41,7 @@ type Runner interface {
 	Run(ctx context.Context, argv ...string) (string, error)
 }
 
-// System runs programs for real. Root is changed to first, if it is set.
+// System runs programs for real.
 type System struct{}
 
 // Has looks in PATH, and in the directories of the administrator's programs.
@@ -63,7 +63,7 @@ func find(name string) string {
 // commandTimeout bounds generators: os-prober can take minutes on many disks.
 const commandTimeout = 10 * time.Minute
 
-// Run runs a program in the C locale.
+// Run runs a program in the C locale, for at most ten minutes.
 func (System) Run(ctx context.Context, argv ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
@@ -72,7 +72,7 @@ func (System) Run(ctx context.Context, argv ...string) (string, error) {
 		return "", fmt.Errorf("%s is not installed", argv[0])
 	}
 	cmd := exec.CommandContext(ctx, path, argv[1:]...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin") // update-grub calls others by name
 	var out, messages bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &messages
 	if err := cmd.Run(); err != nil {
