@@ -63,6 +63,7 @@ format: ## is everything formatted by gofmt?
 vet: ## go vet
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) vet ./libvirt/... ./cmd/vhostctl
+	GOARCH=arm64 $(GO) vet ./switchd/... ./qemuwrap/... ./cmd/switchd ./cmd/qemu-wrap
 
 .PHONY: staticcheck
 staticcheck: ## staticcheck, at a fixed version

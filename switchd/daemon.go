@@ -87,6 +87,7 @@ func (d *Daemon) forwardConfig() forward.Config {
 // next, then the workers, then the uplink.
 func (d *Daemon) Run(ctx context.Context) error {
 	tuneRuntime(len(d.config.Cores))
+	leaveCores(d.config.Cores)
 	switchCtx, stopSwitch := context.WithCancel(context.Background())
 	defer stopSwitch()
 	switchDone := make(chan error, 1)

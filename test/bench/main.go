@@ -28,7 +28,6 @@ type options struct {
 	out, bin  string
 	cores     [2]int
 	growth    bool
-	keepGoing bool
 }
 
 func main() {

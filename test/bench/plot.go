@@ -25,9 +25,9 @@ type series struct {
 }
 
 type panel struct {
-	title, unit string
-	labels      []string
-	lines       []series
+	title  string
+	labels []string
+	lines  []series
 }
 
 var colors = []string{"#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf"}
