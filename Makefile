@@ -72,7 +72,7 @@ staticcheck: ## staticcheck, at a fixed version
 
 .PHONY: unit
 unit: ## the tests that are not end to end
-	$(GO) test -count=1 -timeout 10m $(UNIT)
+	VHOSTKIT_STRESS_ROUNDS=10000000 $(GO) test -count=1 -timeout 15m $(UNIT)
 
 .PHONY: race
 race: ## the same under the race detector

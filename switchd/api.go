@@ -140,6 +140,7 @@ func (d *Daemon) Stats() control.Stats {
 		lost := d.uplink.Stats()
 		s.Uplink.Full, s.Uplink.Down, s.Uplink.Rejected, s.Uplink.Truncated = lost.Full, lost.Down, lost.Rejected, lost.Truncated
 	}
+	s.Runtime = runtimeStats()
 	rx, tx := d.sw.UplinkStats()
 	s.Uplink.RX, s.Uplink.TX = queueStats(rx), queueStats(tx)
 	for _, w := range d.sw.Workers() {

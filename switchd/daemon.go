@@ -186,5 +186,5 @@ func (d *Daemon) closeUplink() {
 // allocates nothing, so the little garbage of the control side need not be collected often.
 func tuneRuntime(workers int) {
 	runtime.GOMAXPROCS(max(runtime.NumCPU(), workers+2))
-	debug.SetGCPercent(400)
+	debug.SetGCPercent(100)
 }

@@ -178,4 +178,12 @@ type Stats struct {
 	Ports         []Port      `json:"ports"`
 	Uplink        UplinkStats `json:"uplink"`
 	Workers       []Worker    `json:"workers"`
+	Runtime       Runtime     `json:"runtime"`
+}
+
+// Runtime is what the garbage collector did since the start: the data plane makes no garbage, so in steady traffic nothing here grows.
+type Runtime struct {
+	GCCycles   uint64  `json:"gc_cycles"`
+	GCPauseMax float64 `json:"gc_pause_max_us"` // upper bound of the longest pause, in microseconds
+	HeapBytes  uint64  `json:"heap_bytes"`      // live and not yet collected objects
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/xml"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -11,6 +12,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"vhostkit/switchd/control"
 )
 
 func TestMedian(t *testing.T) {
@@ -150,4 +154,92 @@ func TestGenerator(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFootprint: what the switch needs beyond its guests' memory, a port's share of it, and that traffic makes no garbage.
+func TestFootprint(t *testing.T) {
+	if _, err := exec.LookPath("gcc"); err != nil && os.Getenv("CI") != "true" {
+		t.Skip("gcc is not installed")
+	}
+	dir := t.TempDir()
+	t.Chdir("../..")
+	generator, bin := filepath.Join(dir, "generator"), filepath.Join(dir, "switchd")
+	if err := buildGenerator(context.Background(), generator); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", bin, "./cmd/switchd").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	pollMode = "adaptive"
+	own := map[int]int{}
+	for _, ports := range []int{2, 64} {
+		run := filepath.Join(dir, strconv.Itoa(ports))
+		if err := os.Mkdir(run, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		p, err := switchd(bin).start(context.Background(), run, ports, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.stop()
+		cmd := exec.Command(generator, append([]string{"--mode", "w3", "--seconds", "3", "--warmup", "0.2"}, p.sockets...)...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		client := control.NewClient(filepath.Join(run, "control"))
+		busy := func(s control.Stats) (n uint64) {
+			for _, p := range s.Ports {
+				for _, q := range p.Queues {
+					n += q.TX.Packets
+				}
+			}
+			return n
+		}
+		var before control.Stats
+		for end := time.Now().Add(10 * time.Second); busy(before) < 10000; time.Sleep(50 * time.Millisecond) {
+			if before, err = client.Stats(context.Background()); err != nil || time.Now().After(end) {
+				t.Fatalf("no traffic: %v", err)
+			}
+		}
+		time.Sleep(time.Second)
+		after, err := client.Stats(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		frames := busy(after) - busy(before)
+		own[ports] = residentKiB(t, p.pid)
+		t.Logf("%d ports: %d KiB resident, %d KiB heap, %d frames, %d collections, longest pause %.0f µs", ports, own[ports], after.Runtime.HeapBytes>>10, frames,
+			after.Runtime.GCCycles, after.Runtime.GCPauseMax)
+		if after.Runtime.GCCycles != before.Runtime.GCCycles || frames < 10000 {
+			t.Errorf("%d ports: %d collections during %d frames", ports, after.Runtime.GCCycles-before.Runtime.GCCycles, frames)
+		}
+		if own[ports] > 64<<10 {
+			t.Errorf("%d ports: %d KiB resident beyond the guests' memory, want less than 64 MiB", ports, own[ports])
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		p.stop()
+	}
+	if each := (own[64] - own[2]) / 62; each > 100 {
+		t.Errorf("a port takes %d KiB, want less than 100", each)
+	}
+}
+
+// residentKiB is a process's own memory: its guests' is shared.
+func residentKiB(t *testing.T, pid int) (sum int) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range strings.Split(string(status), "\n") {
+		var n int
+		if _, err := fmt.Sscanf(line, "RssAnon: %d kB", &n); err == nil {
+			sum += n
+		} else if _, err := fmt.Sscanf(line, "RssFile: %d kB", &n); err == nil {
+			sum += n
+		}
+	}
+	return sum
 }

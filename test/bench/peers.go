@@ -38,7 +38,7 @@ type process struct {
 }
 
 func (p *process) stop() {
-	if p.cmd != nil {
+	if p.cmd != nil && p.cmd.ProcessState == nil {
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)
 		done := make(chan struct{})
 		go func() { _ = p.cmd.Wait(); close(done) }()
