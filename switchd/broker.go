@@ -26,16 +26,14 @@ func (d *Daemon) serveBroker(ctx context.Context) error {
 	if path == "none" {
 		return nil
 	}
-	if group != "" {
-		if _, err := unixsocket.GroupID(group); err != nil || os.Geteuid() != 0 {
-			d.log.Info("socket for QEMU belongs to switchd's own group", "socket", path, "wanted", group, "option", "--qemu-group")
-			group = ""
-		}
-	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("directory of the socket for QEMU: %w", err)
 	}
 	l, err := unixsocket.Listen(path, unixsocket.Access{Group: group})
+	if err != nil && group != "" && !errors.Is(err, unixsocket.ErrInUse) { // no such group here, or no right to give files to it
+		d.log.Info("socket for QEMU belongs to switchd's own group", "socket", path, "wanted", group, "option", "--qemu-group")
+		l, err = unixsocket.Listen(path, unixsocket.Access{})
+	}
 	if err != nil {
 		return err
 	}

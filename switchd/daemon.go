@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -99,6 +100,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.openJournal()
 	err := d.serve(serveCtx)
 	if err == nil {
+		d.tell("READY=1")
+		go d.keepAlive(serveCtx)
 		select {
 		case <-ctx.Done():
 		case err = <-d.failed:
@@ -107,6 +110,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		}
 	}
 	d.log.Info("stopping")
+	d.tell("STOPPING=1")
 	stopServing()
 	d.closeSockets()
 	stopSwitch()
@@ -139,10 +143,7 @@ func (d *Daemon) serve(ctx context.Context) error {
 	if err := d.restorePorts(); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(d.config.ControlSocket), 0o755); err != nil {
-		return fmt.Errorf("directory of the control socket: %w", err)
-	}
-	listener, err := unixsocket.Listen(d.config.ControlSocket, unixsocket.Access{Group: d.config.SocketGroup})
+	listener, err := d.controlSocket()
 	if err != nil {
 		return err
 	}
@@ -156,6 +157,17 @@ func (d *Daemon) serve(ctx context.Context) error {
 	d.log.Info("ready", "sockets", d.config.SocketFiles, "control", d.config.ControlSocket, "uplink", d.config.Uplink,
 		"vm2vm", d.config.VM2VM, "cores", d.config.Cores, "poll", d.config.Poll)
 	return nil
+}
+
+// controlSocket is the service manager's, if it has one for us, or one of our own.
+func (d *Daemon) controlSocket() (net.Listener, error) {
+	if l, err := inherited("control"); l != nil || err != nil {
+		return l, err
+	}
+	if err := os.MkdirAll(filepath.Dir(d.config.ControlSocket), 0o755); err != nil {
+		return nil, fmt.Errorf("directory of the control socket: %w", err)
+	}
+	return unixsocket.Listen(d.config.ControlSocket, unixsocket.Access{Group: d.config.SocketGroup})
 }
 
 // answer serves requests until ctx ends.

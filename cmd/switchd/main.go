@@ -41,7 +41,7 @@ func run(args []string) int {
 		fmt.Println("the configuration is valid")
 		return 0
 	}
-	if err := serve(config); err != nil {
+	if err := serve(config, args); err != nil {
 		fmt.Fprintf(os.Stderr, "switchd: %v\n", err)
 		return exitFailure
 	}
@@ -69,8 +69,9 @@ func loadDefaultFile(c *switchd.Config) error {
 }
 
 // serve runs the daemon until SIGINT or SIGTERM; a second signal ends the process at once.
-func serve(config switchd.Config) error {
-	log := newLogger(config)
+func serve(config switchd.Config, args []string) error {
+	level := new(slog.LevelVar)
+	log := newLogger(config, level)
 	for _, notice := range config.Notices {
 		log.Info(notice)
 	}
@@ -95,11 +96,37 @@ func serve(config switchd.Config) error {
 	if err != nil {
 		return err
 	}
+	go reloadOnHangup(ctx, d, args, level, log)
 	return d.Run(ctx)
 }
 
-func newLogger(c switchd.Config) *slog.Logger {
-	var level slog.Level
+// reloadOnHangup reads the configuration again at each SIGHUP.
+func reloadOnHangup(ctx context.Context, d *switchd.Daemon, args []string, level *slog.LevelVar, log *slog.Logger) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+		}
+		next, _, err := parse(args)
+		if err == nil {
+			err = next.KeepPresentCores()
+		}
+		if err == nil {
+			err = next.Validate()
+		}
+		if err != nil {
+			log.Error("the configuration stays as it was", "error", err)
+			continue
+		}
+		_ = level.UnmarshalText([]byte(next.LogLevel)) // checked by Validate
+		d.Reload(next)
+	}
+}
+
+func newLogger(c switchd.Config, level *slog.LevelVar) *slog.Logger {
 	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked by Validate
 	options := &slog.HandlerOptions{Level: level}
 	if c.LogFormat == "json" {

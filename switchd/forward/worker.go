@@ -17,13 +17,14 @@ import (
 // worker polls its share of the transmit rings and uplink queues on a thread of its own. Everything in it is the worker's alone but for
 // the atomics.
 type worker struct {
-	sw     *Switch
-	index  int
-	core   int  // -1: not pinned
-	alone  bool // there is no other worker
-	passed atomic.Uint64
-	stats  workerStats
-	guard  guard
+	sw      *Switch
+	index   int
+	core    int  // -1: not pinned
+	alone   bool // there is no other worker
+	passed  atomic.Uint64
+	watched uint64 // rounds at the last look of Alive
+	stats   workerStats
+	guard   guard
 
 	table  *table
 	tx     []*transmitRing
