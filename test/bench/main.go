@@ -55,8 +55,8 @@ func parse(args []string) (options, error) {
 	o := options{}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	short := f.Bool("short", false, "few sizes, one round: does it work, and roughly how fast")
-	f.IntVar(&o.rounds, "rounds", 3, "how often each switch gets each work")
-	f.Float64Var(&o.seconds, "seconds", 2, "of each measurement")
+	f.IntVar(&o.rounds, "rounds", 7, "how often each switch gets each work")
+	f.Float64Var(&o.seconds, "seconds", 0.7, "of each measurement")
 	workloads := f.String("workloads", "W2,W3,W1,W1-in_order,W1-packed,W3-packed,latency,rate,interrupt", "what to measure")
 	sizes := f.String("sizes", "64,256,512,1518", "frame sizes without FCS, in bytes")
 	peers := f.String("peers", "dpdk-pipe,ovs-dpdk,bridge", "what to compare with, of what can be installed: dpdk-pipe, ovs-dpdk, bridge (taps; interrupt only)")
@@ -197,21 +197,17 @@ func (o options) run(ctx context.Context) error {
 	result := &results{Date: time.Now(), Machine: thisMachine(o.cores[0], o.cores[1]), Rounds: o.rounds, Seconds: o.seconds}
 	works := o.plan()
 	for i, w := range works {
-		by := map[string][]sample{}
-		for round := range o.rounds {
-			for _, p := range peers {
-				if w.Ports > p.maxPorts || p.interruptsOnly && w.Name != "interrupt" || ctx.Err() != nil {
-					continue
-				}
-				s := r.measure(ctx, p, w)
-				result.Samples = append(result.Samples, s...)
-				by[p.name] = append(by[p.name], s...)
-				fmt.Printf("[%d/%d, round %d] %-40s %-10s %s\n", i+1, len(works), round+1, w, p.name, describe(s[len(s)-1]))
-			}
+		if ctx.Err() != nil {
+			break
 		}
+		samples := r.compete(ctx, peers, w, o.rounds, func(round int, s sample) {
+			fmt.Printf("[%d/%d, round %d] %-40s %-10s %s\n", i+1, len(works), round+1, w, s.Peer, describe(s))
+		})
+		result.Samples = append(result.Samples, samples...)
 		for _, p := range peers {
-			if len(by[p.name]) > 0 {
-				result.Summaries = append(result.Summaries, summarize(by[p.name]))
+			own := slices.DeleteFunc(slices.Clone(samples), func(s sample) bool { return s.Peer != p.name })
+			if len(own) > 0 {
+				result.Summaries = append(result.Summaries, summarize(own))
 			}
 		}
 	}
@@ -226,16 +222,29 @@ func (o options) run(ctx context.Context) error {
 // retries is how often a sample that says more about the machine is repeated.
 const retries = 2
 
-// measure takes a sample, and again if it has to be discarded. All are returned.
-func (r *rig) measure(ctx context.Context, p peer, w work) (list []sample) {
-	pollMode = "busy"
-	if w.Name == "interrupt" {
-		pollMode = "adaptive"
+// compete measures the peers in turn, round after round. All samples are returned, the discarded ones too.
+func (r *rig) compete(ctx context.Context, peers []peer, w work, rounds int, tell func(round int, s sample)) (list []sample) {
+	var field []*contestant
+	for _, p := range peers {
+		if w.Ports <= p.maxPorts && (!p.interruptsOnly || w.Name == "interrupt") {
+			c := r.enter(ctx, p, w)
+			defer c.leave()
+			field = append(field, c)
+		}
 	}
-	for range 1 + retries {
-		list = append(list, r.run(ctx, p, w))
-		if !list[len(list)-1].Discarded {
-			break
+	for round := range rounds {
+		for _, c := range field {
+			for range 1 + retries {
+				if ctx.Err() != nil {
+					return list
+				}
+				s := r.run(ctx, c, w)
+				list = append(list, s)
+				tell(round, s)
+				if !s.Discarded {
+					break
+				}
+			}
 		}
 	}
 	return list

@@ -73,34 +73,68 @@ type rig struct {
 	base            string // directory for the peers' files
 }
 
-// run measures one peer once.
-func (r *rig) run(ctx context.Context, p peer, w work) sample {
-	s := sample{Peer: p.name, Work: w}
-	dir, err := os.MkdirTemp(r.base, "run")
-	if err != nil {
-		s.Failed = err.Error()
+// contestant is a switch that was started for a kind of work. Only the one that is measured runs; the others are stopped, so that all of
+// them can be measured in quick turns without starting them anew.
+type contestant struct {
+	peer    peer
+	process *process
+	dir     string
+	failed  error
+}
+
+// enter starts a switch and stops it at once.
+func (r *rig) enter(ctx context.Context, p peer, w work) *contestant {
+	c := &contestant{peer: p}
+	if c.dir, c.failed = os.MkdirTemp(r.base, "run"); c.failed != nil {
+		return c
+	}
+	pollMode = "busy"
+	if w.Name == "interrupt" {
+		pollMode = "adaptive"
+	}
+	if c.process, c.failed = p.start(ctx, c.dir, w.Ports, r.swCore); c.failed == nil {
+		c.signal(syscall.SIGSTOP)
+	}
+	return c
+}
+
+func (c *contestant) signal(s syscall.Signal) { _ = syscall.Kill(c.process.pid, s) }
+
+// leave ends it.
+func (c *contestant) leave() {
+	if c.process != nil {
+		c.signal(syscall.SIGCONT)
+		c.process.stop()
+	}
+	_ = os.RemoveAll(c.dir)
+}
+
+// settle is how long a switch may take to notice what happened while it was stopped: the generator before has left.
+const settle = 200 * time.Millisecond
+
+// run measures it once.
+func (r *rig) run(ctx context.Context, c *contestant, w work) sample {
+	s := sample{Peer: c.peer.name, Work: w}
+	if c.failed != nil {
+		s.Failed = c.failed.Error()
 		return s
 	}
-	defer os.RemoveAll(dir)
-	process, err := p.start(ctx, dir, w.Ports, r.swCore)
-	if err != nil {
-		s.Failed = err.Error()
-		return s
-	}
-	defer process.stop()
-	time.Sleep(300 * time.Millisecond)
-	before := runDelays(process.pid)
+	c.signal(syscall.SIGCONT)
+	defer c.signal(syscall.SIGSTOP)
+	time.Sleep(settle)
+	before := runDelays(c.process.pid)
 	start := time.Now()
+	var err error
 	if w.Name == "W1" {
-		err = r.testpmd(ctx, process, w, &s)
+		err = r.testpmd(ctx, c.process, w, &s)
 	} else {
-		err = r.generate(ctx, process, w, &s)
+		err = r.generate(ctx, c.process, w, &s)
 	}
 	if err != nil {
 		s.Failed = err.Error()
 		return s
 	}
-	if waited := longest(before, runDelays(process.pid)).Seconds() / time.Since(start).Seconds(); waited > s.Waited {
+	if waited := longest(before, runDelays(c.process.pid)).Seconds() / time.Since(start).Seconds(); waited > s.Waited {
 		s.Waited = waited
 	}
 	s.Discarded = s.Waited > maxWaited && w.Name != "interrupt"
