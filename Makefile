@@ -35,6 +35,43 @@ man: build ## the manual pages into bin/man/
 	bin/vhostctl man >bin/man/vhostctl.8
 	bin/qemu-wrap --wrap-man >bin/man/qemu-wrap.8
 
+PREFIX ?= /usr
+SBIN := $(DESTDIR)$(PREFIX)/bin
+SHARE := $(DESTDIR)$(PREFIX)/share
+LIB := $(DESTDIR)$(PREFIX)/lib
+NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.1
+
+.PHONY: install
+install: man ## programs, units, manual pages, completion; DESTDIR and PREFIX (/usr) as usual
+	install -d $(SBIN) $(LIB)/systemd/system $(LIB)/sysusers.d $(LIB)/tmpfiles.d $(SHARE)/man/man8 $(SHARE)/bash-completion/completions \
+		$(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d $(SHARE)/doc/vhostkit
+	install -m 755 bin/switchd bin/vhostctl bin/qemu-wrap $(SBIN)
+	install -m 644 systemd/*.service systemd/*.socket $(LIB)/systemd/system
+	install -m 644 systemd/sysusers.d/vhostkit.conf $(LIB)/sysusers.d
+	install -m 644 systemd/tmpfiles.d/vhostkit.conf $(LIB)/tmpfiles.d
+	install -m 644 bin/man/*.8 $(SHARE)/man/man8
+	bin/vhostctl completion bash >$(SHARE)/bash-completion/completions/vhostctl
+	bin/vhostctl completion zsh >$(SHARE)/zsh/site-functions/_vhostctl
+	bin/vhostctl completion fish >$(SHARE)/fish/vendor_completions.d/vhostctl.fish
+	install -m 644 README.md LICENSE templates/switchd.toml templates/qemu-wrap.toml $(SHARE)/doc/vhostkit
+
+.PHONY: uninstall
+uninstall: ## what install put there
+	rm -f $(SBIN)/switchd $(SBIN)/vhostctl $(SBIN)/qemu-wrap $(LIB)/systemd/system/switchd.service $(LIB)/systemd/system/switchd.socket \
+		$(LIB)/systemd/system/vhostkit-hugepages.service $(LIB)/sysusers.d/vhostkit.conf $(LIB)/tmpfiles.d/vhostkit.conf \
+		$(SHARE)/man/man8/switchd.8 $(SHARE)/man/man8/vhostctl.8 $(SHARE)/man/man8/qemu-wrap.8 \
+		$(SHARE)/bash-completion/completions/vhostctl $(SHARE)/zsh/site-functions/_vhostctl $(SHARE)/fish/vendor_completions.d/vhostctl.fish
+	rm -rf $(SHARE)/doc/vhostkit
+
+.PHONY: packages
+packages: ## .deb and .rpm into bin/
+	rm -rf .cache/stage
+	@$(MAKE) --no-print-directory install DESTDIR=.cache/stage PREFIX=/usr
+	for kind in deb rpm; do \
+		ARCH=$$($(GO) env GOARCH) VERSION=$(patsubst v%,%,$(VERSION)) STAGE=.cache/stage $(GO) run $(NFPM) package \
+			--config templates/package/nfpm.yaml --packager $$kind --target bin/ || exit 1; \
+	done
+
 .PHONY: demo
 demo: ## two guests talk through switchd, on this machine (needs root or sudo)
 	@test/setup/install.sh demo

@@ -19,8 +19,8 @@ const DefaultConfigFile = "/etc/vhostkit/switchd.toml"
 
 // Config is everything that can be set. The toml names are the long options' names.
 type Config struct {
-	Cores    []int `toml:"cores"` // one worker each; -1 is a worker that is not pinned
-	MainCore int   `toml:"-"`     // of the old command lines; -1: none
+	Cores    CoreList `toml:"cores"` // one worker each; -1 is a worker that is not pinned
+	MainCore int      `toml:"-"`     // of the old command lines; -1: none
 
 	SocketFiles []string `toml:"socket-file"` // shared sockets: each connection is a device
 	Client      bool     `toml:"client"`      // connect to the sockets instead of making them
@@ -63,6 +63,34 @@ type Config struct {
 
 	Notices  []string `toml:"-"` // one log line each, written at the start
 	Warnings []string `toml:"-"` // the same, as warnings
+}
+
+// CoreList is a list of cores, in a file also written as text: "2-3,5". Empty text is one worker that is not pinned.
+type CoreList []int
+
+// UnmarshalTOML reads an array of numbers or text.
+func (l *CoreList) UnmarshalTOML(v any) error {
+	switch v := v.(type) {
+	case string:
+		if v == "" {
+			*l = CoreList{-1}
+			return nil
+		}
+		cores, err := ParseCores(v)
+		*l = cores
+		return err
+	case []any:
+		*l = nil
+		for _, e := range v {
+			n, ok := e.(int64)
+			if !ok || n != int64(int(n)) {
+				return fmt.Errorf("cores: %v is no number", e)
+			}
+			*l = append(*l, int(n))
+		}
+		return nil
+	}
+	return fmt.Errorf("cores: %v: want a list such as \"2-3,5\"", v)
 }
 
 // DefaultConfig is what holds where neither file nor command line says otherwise.

@@ -28,3 +28,8 @@ var AppArmorLibvirtd string
 //
 //go:embed man/qemu-wrap.8
 var QEMUWrapMan string
+
+// SwitchdConfig is the sample of /etc/vhostkit/switchd.toml.
+//
+//go:embed switchd.toml
+var SwitchdConfig string

@@ -182,7 +182,7 @@ func startOVS(ctx context.Context, dir string, ports, core int) (*process, error
 	if err != nil {
 		return nil, err
 	}
-	giveBack, err := hugepages(600)
+	giveBack, err := hugepages(300)
 	if err != nil {
 		return nil, err
 	}
@@ -208,8 +208,14 @@ func hugepages(want int) (giveBack func(), err error) {
 	if free >= want {
 		return func() {}, nil
 	}
-	if err := set(total + want - free); err != nil {
-		return nil, err
+	for range 3 { // the kernel gives fewer without a word where memory is in pieces
+		if err := set(total + want - free); err != nil {
+			return nil, err
+		}
+		if read("free_hugepages") >= want {
+			break
+		}
+		_ = os.WriteFile("/proc/sys/vm/compact_memory", []byte("1"), 0o200)
 	}
 	if got := read("free_hugepages"); got < want {
 		_ = set(total)
@@ -253,7 +259,7 @@ func startOVSWith(ctx context.Context, vswitchd, dir string, ports, core int) (*
 		}
 	}
 	sockets := socketNames(dir, ports)
-	err = errors.Join(vsctl("init"), vsctl("set", "Open_vSwitch", ".", "other_config:dpdk-init=true", "other_config:dpdk-extra=--no-pci", "other_config:dpdk-socket-mem=1024",
+	err = errors.Join(vsctl("init"), vsctl("set", "Open_vSwitch", ".", "other_config:dpdk-init=true", "other_config:dpdk-extra=--no-pci", "other_config:dpdk-socket-mem=512",
 		"other_config:vhost-sock-dir=.", fmt.Sprintf("other_config:dpdk-lcore-mask=%#x", 1<<other(core)), fmt.Sprintf("other_config:pmd-cpu-mask=%#x", 1<<core)),
 		vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev"))
 	for i := range ports {

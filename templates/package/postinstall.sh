@@ -1,0 +1,19 @@
+#!/bin/sh
+# Makes the user and the directories; starts nothing. Also run by dpkg's trigger when QEMU is upgraded.
+set -e
+# libvirt remembers what an emulator can do by the time of its file: the wrapper's must change with QEMU's.
+touch -c /usr/bin/qemu-wrap
+[ "$1" = triggered ] && exit 0
+if command -v systemd-sysusers >/dev/null; then
+	systemd-sysusers /usr/lib/sysusers.d/vhostkit.conf
+elif ! getent passwd vhostkit >/dev/null; then
+	getent group kvm >/dev/null || groupadd --system kvm
+	useradd --system --user-group --groups kvm --home-dir /var/lib/vhostkit --no-create-home --shell /usr/sbin/nologin vhostkit
+fi
+if command -v systemd-tmpfiles >/dev/null; then
+	systemd-tmpfiles --create /usr/lib/tmpfiles.d/vhostkit.conf || true
+fi
+if [ -d /run/systemd/system ]; then
+	systemctl daemon-reload
+fi
+exit 0
