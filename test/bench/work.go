@@ -203,7 +203,7 @@ func (r *rig) testpmd(ctx context.Context, p *process, w work, s *sample) error 
 		"--file-prefix", fmt.Sprintf("gen%d", os.Getpid()),
 	}
 	for i, socket := range p.sockets {
-		v := fmt.Sprintf("net_virtio_user%d,path=%s,queue_size=%d,mac=02:00:00:00:00:0%d", i, socket, w.Ring, i+1)
+		v := fmt.Sprintf("net_virtio_user%d,path=%s,queue_size=%d,mac=02:00:00:00:00:0%d,mrg_rxbuf=0", i, socket, w.Ring, i+1)
 		if w.Packed {
 			v += ",packed_vq=1"
 		}
@@ -242,20 +242,17 @@ func (r *rig) testpmd(ctx context.Context, p *process, w work, s *sample) error 
 	time.Sleep(time.Second)
 	before, begin := runDelays(cmd.Process.Pid), time.Now()
 	say("clear port stats all")
-	if err := out.wait("NIC statistics for port 1 cleared", 10*time.Second); err != nil {
-		return err
-	}
 	measured := time.Now()
 	time.Sleep(time.Duration(r.seconds * float64(time.Second)))
 	say("show port stats all")
 	elapsed := time.Since(measured).Seconds()
-	if err := out.wait("NIC statistics for port 1 ", 10*time.Second); err != nil {
-		return err
-	}
-	time.Sleep(100 * time.Millisecond)
 	s.Waited = longest(before, runDelays(cmd.Process.Pid)).Seconds() / time.Since(begin).Seconds()
 	say("stop")
 	say("quit")
+	// What testpmd prints into a pipe comes when it ends.
+	if err := out.wait("Bye...", 15*time.Second); err != nil {
+		return err
+	}
 	found := rxPackets.FindAllStringSubmatch(out.text(), -1)
 	if len(found) < 2 {
 		return fmt.Errorf("testpmd printed no statistics:\n%s", tail(out.text(), 10))
