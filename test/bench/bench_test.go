@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -129,31 +130,58 @@ func TestGenerator(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", bin, "./cmd/switchd").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	pollMode = "adaptive"
 	for i, args := range []string{
-		"--mode verify --size 64", "--mode verify --size 1518 --packed --ring 1024", "--mode verify --size 9000", "--mode interrupt",
-		"--mode interrupt --packed", "--mode latency", "--mode w3 --addresses 16",
+		"--mode verify --size 64", "--mode verify --size 1518 --packed --ring 1024", "--mode verify --size 9000 --mergeable",
+		"--mode verify --size 256 --server", "--mode verify --packed --in-order --event-index", "--mode interrupt",
+		"--mode interrupt --packed", "--mode interrupt --event-index", "--mode interrupt --packed --event-index",
+		"--mode latency", "--mode rate --rate 20000", "--mode w3 --addresses 16",
 	} {
 		t.Run(args, func(t *testing.T) {
+			t.Parallel() // most of it is waiting
 			run := filepath.Join(dir, strconv.Itoa(i))
 			if err := os.Mkdir(run, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			pollMode = "adaptive"
-			p, err := switchd(bin).start(context.Background(), run, 2, -1)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer p.stop()
-			out, err := exec.Command(generator, append(strings.Fields(args+" --seconds 0.3 --warmup 0.1"), p.sockets...)...).Output()
-			var result struct {
-				Frames uint64 `json:"frames"`
-				Bad    uint64 `json:"bad"`
-			}
-			if err != nil || json.Unmarshal(out, &result) != nil || result.Bad > 0 || result.Frames < 100 {
-				t.Fatalf("%v: %s", err, out)
+			result, err := generateOnce(t, generator, bin, run, strings.Fields(args))
+			if err != nil || result.Bad > 0 || result.Frames < 100 {
+				t.Fatalf("%v: %+v", err, result)
 			}
 		})
 	}
+}
+
+type generated struct{ Frames, Bad, Lost uint64 }
+
+// generateOnce starts switchd, as a client where the generator is asked to be the server, and the generator on it.
+func generateOnce(t *testing.T, generator, bin, run string, args []string) (result generated, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	defer cancel()
+	p := &process{sockets: socketNames(run, 2)}
+	if slices.Contains(args, "--server") {
+		argv := []string{bin, "--client", "--control", filepath.Join(run, "control"), "--socket-dir", filepath.Join(run, "ports"), "--state-dir",
+			filepath.Join(run, "state")}
+		for _, s := range p.sockets {
+			argv = append(argv, "--socket-file", s)
+		}
+		p.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
+		err = p.cmd.Start()
+	} else {
+		p, err = switchd(bin).start(ctx, run, 2, -1)
+	}
+	if err != nil {
+		return result, err
+	}
+	defer p.stop()
+	cmd := exec.CommandContext(ctx, generator, append(append(args, "--seconds", "0.3", "--warmup", "0.1"), p.sockets...)...)
+	var messages strings.Builder
+	cmd.Stderr = &messages
+	out, err := cmd.Output()
+	if err != nil {
+		return result, fmt.Errorf("%w: %s%s", err, messages.String(), out)
+	}
+	return result, json.Unmarshal(out, &result)
 }
 
 // TestFootprint: what the switch needs beyond its guests' memory, a port's share of it, and that traffic makes no garbage.
