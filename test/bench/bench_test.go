@@ -210,7 +210,7 @@ func TestFootprint(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer p.stop()
-		cmd := exec.Command(generator, append([]string{"--mode", "w3", "--seconds", "3", "--warmup", "0.2"}, p.sockets...)...)
+		cmd := exec.Command(generator, append([]string{"--mode", "w3", "--seconds", "5", "--warmup", "0.2"}, p.sockets...)...)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -229,17 +229,25 @@ func TestFootprint(t *testing.T) {
 				t.Fatalf("no traffic: %v", err)
 			}
 		}
-		time.Sleep(time.Second)
-		after, err := client.Stats(context.Background())
-		if err != nil {
-			t.Fatal(err)
+		// Asking makes some garbage itself, so that now and then a collection falls into the time between two answers. If frames made any,
+		// there would be several each time: a window of half a second has more than a hundred thousand.
+		var after control.Stats
+		var frames, collections uint64
+		for range 6 {
+			time.Sleep(500 * time.Millisecond)
+			if after, err = client.Stats(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			frames, collections = busy(after)-busy(before), after.Runtime.GCCycles-before.Runtime.GCCycles
+			if before = after; collections == 0 && frames > 100000 {
+				break
+			}
 		}
-		frames := busy(after) - busy(before)
 		own[ports] = residentKiB(t, p.pid)
 		t.Logf("%d ports: %d KiB resident, %d KiB heap, %d frames, %d collections, longest pause %.0f µs", ports, own[ports], after.Runtime.HeapBytes>>10, frames,
 			after.Runtime.GCCycles, after.Runtime.GCPauseMax)
-		if after.Runtime.GCCycles != before.Runtime.GCCycles || frames < 10000 {
-			t.Errorf("%d ports: %d collections during %d frames", ports, after.Runtime.GCCycles-before.Runtime.GCCycles, frames)
+		if collections != 0 || frames < 100000 {
+			t.Errorf("%d ports: %d collections during the last %d frames, and some in each window before", ports, collections, frames)
 		}
 		if own[ports] > 64<<10 {
 			t.Errorf("%d ports: %d KiB resident beyond the guests' memory, want less than 64 MiB", ports, own[ports])
