@@ -39,6 +39,8 @@ PREFIX ?= /usr
 SBIN := $(DESTDIR)$(PREFIX)/bin
 SHARE := $(DESTDIR)$(PREFIX)/share
 LIB := $(DESTDIR)$(PREFIX)/lib
+# A package's version begins with a digit: that of the tag, or the commit behind 0.0.0.
+PACKAGE_VERSION := $(shell echo '$(VERSION)' | sed -E 's/^v//; t; s/^/0.0.0+/')
 NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.1
 
 .PHONY: install
@@ -68,7 +70,7 @@ packages: ## .deb and .rpm into bin/
 	rm -rf .cache/stage
 	@$(MAKE) --no-print-directory install DESTDIR=.cache/stage PREFIX=/usr
 	for kind in deb rpm; do \
-		ARCH=$$($(GO) env GOARCH) VERSION=$(patsubst v%,%,$(VERSION)) STAGE=.cache/stage $(GO) run $(NFPM) package \
+		ARCH=$$($(GO) env GOARCH) VERSION=$(PACKAGE_VERSION) STAGE=.cache/stage $(GO) run $(NFPM) package \
 			--config templates/package/nfpm.yaml --packager $$kind --target bin/ || exit 1; \
 	done
 

@@ -4,7 +4,7 @@
  * w3         both ways, payload written by the sender and read by the receiver
  * verify     as w3, with a sequence number and a hash in each frame; slow, and fails on any difference
  * latency    one frame at a time, port 0 to port 1
- * rate       port 0 to port 1 at --rate frames a second, latency of each from the moment it was due: a delay counts for all who wait
+ * rate       port 0 to port 1 at --rate frames a second, latency of each
  * interrupt  as w2, but the thread sleeps until the switch calls, and kicks it
  * tap        as w2, through two tap interfaces instead of sockets
  *
@@ -29,7 +29,7 @@ enum { MAX_PORTS = 64, BURST = 64, ETHER = 14, MAX_MAP = 1 << 16 };
 static struct {
 	const char *mode;
 	uint32_t ports, size, ring, addresses, core;
-	bool packed, in_order, event_index, mergeable, hugepages, server;
+	bool packed, in_order, hugepages;
 	double seconds, warmup, rate;
 	const char *path[MAX_PORTS];
 } option = {.mode = "w2", .size = 64, .ring = 256, .addresses = 1, .seconds = 2, .warmup = 0.5, .rate = 1e6, .core = ~0u};
@@ -80,7 +80,7 @@ static void write_frame(char *b, uint32_t p, uint32_t to, uint32_t n, uint32_t s
 static uint32_t peer(uint32_t p) { return p ^ 1; }
 
 struct counters {
-	uint64_t sent, received, bytes, polls, empty_tx, empty_rx, bad, lost;
+	uint64_t sent, received, bytes, polls, empty_tx, empty_rx, bad;
 };
 
 static uint32_t free_id[MAX_PORTS][32768]; /* transmit buffers that are ours */
@@ -142,8 +142,8 @@ static inline uint32_t transmit(uint32_t p, make_frame make, struct counters *c)
 static void wake_all(void)
 {
 	for (uint32_t p = 0; p < option.ports; p++) {
-		wake(&port[p].queue[TX]);
-		wake(&port[p].queue[RX]);
+		kick(&port[p].queue[TX]);
+		kick(&port[p].queue[RX]);
 	}
 }
 
@@ -234,11 +234,9 @@ static void check_verified(uint32_t p, char *f, uint32_t len, struct counters *c
 	uint32_t s, h;
 	memcpy(&s, f + SEQUENCE, 4);
 	memcpy(&h, f + HASH, 4);
-	/* Frames may be lost where a receiver has no buffer, and are counted; they may not change, come twice or out of order. */
+	/* Frames may be lost where a receiver has no buffer; they may not change, come twice or out of order. */
 	if (len != option.size || h != (hash(f + CONTENT, len - CONTENT) ^ s) || (int32_t)(s - next_seen[p]) < 0)
 		c->bad++;
-	else
-		c->lost += s - next_seen[p];
 	next_seen[p] = s + 1;
 }
 
@@ -251,7 +249,7 @@ struct result {
 static struct counters minus(struct counters a, struct counters b)
 {
 	struct counters d = {a.sent - b.sent, a.received - b.received, a.bytes - b.bytes, a.polls - b.polls, a.empty_tx - b.empty_tx,
-			     a.empty_rx - b.empty_rx, a.bad - b.bad, a.lost - b.lost};
+			     a.empty_rx - b.empty_rx, a.bad - b.bad};
 	return d;
 }
 
@@ -260,20 +258,17 @@ static struct result run(bool both, make_frame make, see_frame see)
 {
 	struct counters c = {0}, begin = {0};
 	struct result r = {.c = {0}};
-	uint64_t from = now() + (uint64_t)(option.warmup * 1e9), length = (uint64_t)(option.seconds * 1e9), measured = 0, delay = 0;
-	/* Where it is about speed the clock is read rarely, and nobody is woken: the switch polls. */
-	const bool verify = make == make_verified;
-	const uint64_t look = verify ? 7 : 255;
+	uint64_t start = now(), from = start + (uint64_t)(option.warmup * 1e9), end = from + (uint64_t)(option.seconds * 1e9), measured = 0, delay = 0;
 	wake_all();
 	for (uint64_t round = 0;; round++) {
-		if ((round & look) == 0) {
+		if ((round & 255) == 0) {
 			uint64_t t = now();
 			if (!measured && t >= from) {
 				measured = t;
 				begin = c;
 				delay = run_delay();
 			}
-			if (measured && t >= measured + length) {
+			if (measured && t >= end) {
 				r.seconds = (double)(t - measured) / 1e9;
 				break;
 			}
@@ -285,11 +280,7 @@ static struct result run(bool both, make_frame make, see_frame see)
 				uint32_t from_port = p + side, to = peer(from_port);
 				uint32_t got = receive(to, see, &c);
 				uint32_t back = reclaim(from_port);
-				uint32_t sent = transmit(from_port, make, &c);
-				if (verify && got)
-					kick(&port[to].queue[RX]);
-				if (verify && sent)
-					kick(&port[from_port].queue[TX]);
+				transmit(from_port, make, &c);
 				c.polls++;
 				c.empty_rx += got == 0;
 				c.empty_tx += back == 0;
@@ -306,7 +297,7 @@ static struct result run_interrupts(void)
 {
 	struct counters c = {0}, begin = {0};
 	struct result r = {.c = {0}};
-	uint64_t from = now() + (uint64_t)(option.warmup * 1e9), length = (uint64_t)(option.seconds * 1e9), measured = 0, delay = 0;
+	uint64_t start = now(), from = start + (uint64_t)(option.warmup * 1e9), end = from + (uint64_t)(option.seconds * 1e9), measured = 0, delay = 0;
 	struct pollfd fds[MAX_PORTS];
 	for (;;) {
 		uint64_t t = now();
@@ -315,7 +306,7 @@ static struct result run_interrupts(void)
 			begin = c;
 			delay = run_delay();
 		}
-		if (measured && t >= measured + length) {
+		if (measured && t >= end) {
 			r.seconds = (double)(t - measured) / 1e9;
 			break;
 		}
@@ -369,7 +360,7 @@ static struct result run_taps(void)
 	struct counters c = {0}, begin = {0};
 	struct result r = {.c = {0}};
 	int from_fd = tap_open(option.path[0]), to = tap_open(option.path[1]);
-	uint64_t from = now() + (uint64_t)(option.warmup * 1e9), length = (uint64_t)(option.seconds * 1e9), measured = 0, delay = 0;
+	uint64_t start = now(), from = start + (uint64_t)(option.warmup * 1e9), end = from + (uint64_t)(option.seconds * 1e9), measured = 0, delay = 0;
 	usleep(200000);
 	write_frame(frame, 1, 0, 0, option.size); /* the bridge learns the receiver */
 	tap_send(to, frame + HEADER, option.size, 1);
@@ -381,7 +372,7 @@ static struct result run_taps(void)
 			begin = c;
 			delay = run_delay();
 		}
-		if (measured && t >= measured + length) {
+		if (measured && t >= end) {
 			r.seconds = (double)(t - measured) / 1e9;
 			break;
 		}
@@ -418,6 +409,13 @@ static double percentile(double share)
 	return 0;
 }
 
+static void put_time(uint32_t p, char *b, struct counters *c)
+{
+	(void)p, (void)c;
+	uint64_t t = now();
+	memcpy(b + HEADER + SEQUENCE, &t, 8);
+}
+
 static uint64_t ignore_before;
 
 static void see_time(uint32_t p, char *f, uint32_t len, struct counters *c)
@@ -450,8 +448,7 @@ static struct result run_latency(double interval)
 		if (send && free_count[0]) {
 			struct queue *q = &port[0].queue[TX];
 			uint32_t id = free_id[0][--free_count[0]];
-			uint64_t from = interval > 0 ? (uint64_t)due : now();
-			memcpy(buffer(q, id) + HEADER + SEQUENCE, &from, 8);
+			put_time(0, buffer(q, id), &c);
 			offer(q, (uint16_t)id, option.size + HEADER);
 			publish(q);
 			kick(q);
@@ -475,9 +472,9 @@ static void print_result(struct result r, bool latency)
 {
 	printf("{\"mode\":\"%s\",\"ports\":%u,\"size\":%u,\"ring\":%u,\"packed\":%s,\"in_order\":%s,\"addresses\":%u,", option.mode, option.ports, option.size,
 	       option.ring, option.packed ? "true" : "false", option.in_order ? "true" : "false", option.addresses * option.ports);
-	printf("\"seconds\":%.3f,\"frames\":%llu,\"sent\":%llu,\"mpps\":%.4f,\"gbps\":%.3f,\"bad\":%llu,\"lost\":%llu,\"empty_rx\":%.3f,\"empty_tx\":%.3f,\"waited\":%.4f",
+	printf("\"seconds\":%.3f,\"frames\":%llu,\"sent\":%llu,\"mpps\":%.4f,\"gbps\":%.3f,\"bad\":%llu,\"empty_rx\":%.3f,\"empty_tx\":%.3f,\"waited\":%.4f",
 	       r.seconds, (unsigned long long)r.c.received, (unsigned long long)r.c.sent, (double)r.c.received / r.seconds / 1e6,
-	       (double)r.c.bytes * 8 / r.seconds / 1e9, (unsigned long long)r.c.bad, (unsigned long long)r.c.lost, (double)r.c.empty_rx / (double)(r.c.polls ? r.c.polls : 1),
+	       (double)r.c.bytes * 8 / r.seconds / 1e9, (unsigned long long)r.c.bad, (double)r.c.empty_rx / (double)(r.c.polls ? r.c.polls : 1),
 	       (double)r.c.empty_tx / (double)(r.c.polls ? r.c.polls : 1), (double)r.delay / 1e9 / r.seconds);
 	if (latency)
 		printf(",\"p50_us\":%.2f,\"p99_us\":%.2f,\"p999_us\":%.2f,\"max_us\":%.2f", percentile(0.5), percentile(0.99), percentile(0.999),
@@ -488,14 +485,7 @@ static void print_result(struct result r, bool latency)
 static void usage(int code)
 {
 	fprintf(code ? stderr : stdout,
-		"usage: generator --mode MODE [options] SOCKET SOCKET...\n"
-		"  --mode w2          one way, payload untouched: the switch is the limit (the default)\n"
-		"         w3          both ways, payload written by the sender and read by the receiver\n"
-		"         verify      both ways, with sequence numbers and hashes; fails on any difference\n"
-		"         latency     one frame in flight\n"
-		"         rate        --rate frames a second, latency from the moment each was due\n"
-		"         interrupt   as w2, but the thread sleeps until it is called\n"
-		"         tap         as w2, through two taps; SOCKET is the name of a tap\n"
+		"usage: generator --mode w2|w3|verify|latency|rate|interrupt|tap [options] SOCKET SOCKET...\n"
 		"  --size BYTES       of a frame without FCS (64)\n"
 		"  --ring N           descriptors (256)\n"
 		"  --packed           packed rings\n"
@@ -503,13 +493,9 @@ static void usage(int code)
 		"  --addresses N      of each port (1)\n"
 		"  --seconds S        of measurement (2), after --warmup S (0.5)\n"
 		"  --rate N           frames a second of mode rate (1000000)\n"
-		"  --event-index      negotiate VIRTIO_F_EVENT_IDX\n"
-		"  --mergeable        negotiate VIRTIO_NET_F_MRG_RXBUF\n"
 		"  --hugepages        memory from hugepages\n"
-		"  --server           make the sockets and wait for the switch, which is the client\n"
 		"  --core N           pin the thread\n"
-		"Ports are pairs: the first sends to the second, the third to the fourth. A socket may be named more than once.\n"
-		"Prints one line of JSON. Fails (4) if a frame came back wrong or a wake-up was lost, (3) if the switch lacks a feature.\n");
+		"Ports are pairs: the first sends to the second, the third to the fourth. A socket may be named more than once.\n");
 	exit(code);
 }
 
@@ -517,8 +503,7 @@ static void read_options(int argc, char **argv)
 {
 	static const struct option names[] = {
 		{"mode", 1, 0, 'm'}, {"size", 1, 0, 's'}, {"ring", 1, 0, 'r'}, {"packed", 0, 0, 'p'}, {"in-order", 0, 0, 'i'}, {"addresses", 1, 0, 'a'},
-		{"seconds", 1, 0, 't'}, {"warmup", 1, 0, 'w'}, {"rate", 1, 0, 'f'}, {"hugepages", 0, 0, 'g'}, {"core", 1, 0, 'c'}, {"event-index", 0, 0, 'e'},
-		{"mergeable", 0, 0, 'b'}, {"server", 0, 0, 'l'}, {"help", 0, 0, 'h'}, {0},
+		{"seconds", 1, 0, 't'}, {"warmup", 1, 0, 'w'}, {"rate", 1, 0, 'f'}, {"hugepages", 0, 0, 'g'}, {"core", 1, 0, 'c'}, {"help", 0, 0, 'h'}, {0},
 	};
 	for (int o; (o = getopt_long(argc, argv, "", names, NULL)) != -1;) {
 		switch (o) {
@@ -532,9 +517,6 @@ static void read_options(int argc, char **argv)
 		case 'w': option.warmup = atof(optarg); break;
 		case 'f': option.rate = atof(optarg); break;
 		case 'g': option.hugepages = true; break;
-		case 'e': option.event_index = true; break;
-		case 'b': option.mergeable = true; break;
-		case 'l': option.server = true; break;
 		case 'c': option.core = (uint32_t)atoi(optarg); break;
 		case 'h': usage(0); break;
 		default: usage(2);
@@ -564,13 +546,10 @@ int main(int argc, char **argv)
 		print_result(run_taps(), false);
 		return 0;
 	}
-	struct port_options o = {option.ring,	     option.size < 1518 ? 1518 : option.size, option.packed, option.in_order, option.event_index,
-				 option.mergeable, option.hugepages};
-	int listener[MAX_PORTS];
-	for (uint32_t p = 0; p < option.ports; p++)
-		listener[p] = option.server ? port_listen(option.path[p]) : -1;
+	struct port_options o = {option.ring, option.size < 1518 ? 1518 : option.size, option.packed, option.in_order, !strcmp(option.mode, "interrupt"),
+				 option.hugepages};
 	for (uint32_t p = 0; p < option.ports; p++) {
-		port_open(&port[p], option.path[p], listener[p], &o);
+		port_open(&port[p], option.path[p], &o);
 		for (uint32_t i = 0; i < option.ring; i++)
 			free_id[p][free_count[p]++] = option.ring - 1 - i;
 	}

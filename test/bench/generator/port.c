@@ -2,7 +2,6 @@
 #include "port.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +26,6 @@ enum {
 	SET_PROTOCOL_FEATURES = 16,
 	SET_VRING_ENABLE = 18,
 
-	VIRTIO_NET_F_MRG_RXBUF = 15,
 	VIRTIO_F_EVENT_IDX = 29,
 	VHOST_USER_F_PROTOCOL_FEATURES = 30,
 	VIRTIO_F_VERSION_1 = 32,
@@ -108,10 +106,10 @@ static uint64_t round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * t
 /* Lays a queue out in memory and puts buffers behind the receive ring. */
 static char *lay_out(struct queue *q, char *at, const struct port_options *o, bool write)
 {
-	q->event_index = o->event_index;
 	q->size = o->ring;
 	q->packed = o->packed;
 	q->write = write;
+	q->notify = o->notify;
 	/* An odd number of cache lines, so that buffers do not fall onto the same sets of the cache. */
 	q->stride = (uint32_t)round_up(o->frame + HEADER + 128, 128) + 64;
 	q->kick = eventfd(0, EFD_NONBLOCK);
@@ -155,77 +153,27 @@ static void start(struct port *p, uint32_t index, uint64_t base)
 	state(p->socket, SET_VRING_ENABLE, index, 1);
 }
 
-static int make_socket(const char *path, struct sockaddr_un *a)
+void port_open(struct port *p, const char *path, const struct port_options *o)
 {
-	memset(a, 0, sizeof *a);
-	a->sun_family = AF_UNIX;
-	if (strlen(path) >= sizeof a->sun_path) {
-		errno = ENAMETOOLONG;
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	snprintf(a.sun_path, sizeof a.sun_path, "%s", path);
+	p->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (p->socket < 0 || connect(p->socket, (struct sockaddr *)&a, sizeof a) < 0)
 		die(path);
-	}
-	strcpy(a->sun_path, path);
-	int s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (s < 0)
-		die(path);
-	return s;
-}
-
-int port_listen(const char *path)
-{
-	struct sockaddr_un a;
-	int s = make_socket(path, &a);
-	unlink(path);
-	if (bind(s, (struct sockaddr *)&a, sizeof a) < 0 || listen(s, 1) < 0)
-		die(path);
-	return s;
-}
-
-/* How long a switch that connects may take: some try again only every second or two. */
-enum { CLIENT_SECONDS = 15 };
-
-static int connection(const char *path, int listener)
-{
-	struct sockaddr_un a;
-	if (listener < 0) {
-		int s = make_socket(path, &a);
-		if (connect(s, (struct sockaddr *)&a, sizeof a) < 0)
-			die(path);
-		return s;
-	}
-	struct pollfd waiting = {listener, POLLIN, 0};
-	int ready = poll(&waiting, 1, CLIENT_SECONDS * 1000);
-	if (ready == 0) {
-		fprintf(stderr, "generator: %s: no switch has connected within %d s\n", path, CLIENT_SECONDS);
-		exit(1);
-	}
-	int s = ready < 0 ? -1 : accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-	if (s < 0)
-		die(path);
-	close(listener);
-	unlink(path);
-	return s;
-}
-
-void port_open(struct port *p, const char *path, int listener, const struct port_options *o)
-{
-	p->socket = connection(path, listener);
 	uint64_t want = 1ull << VIRTIO_F_VERSION_1 | 1ull << VHOST_USER_F_PROTOCOL_FEATURES;
 	if (o->packed)
 		want |= 1ull << VIRTIO_F_RING_PACKED;
 	if (o->in_order)
 		want |= 1ull << VIRTIO_F_IN_ORDER;
-	if (o->event_index)
-		want |= 1ull << VIRTIO_F_EVENT_IDX;
-	if (o->mergeable)
-		want |= 1ull << VIRTIO_NET_F_MRG_RXBUF;
 	p->features = ask(p->socket, GET_FEATURES) & want;
-	if (p->features != want) {
-		fprintf(stderr, "generator: %s does not offer all that was asked for: features %#llx are missing\n", path,
-			(unsigned long long)(want & ~p->features));
+	if (o->packed && !(p->features >> VIRTIO_F_RING_PACKED & 1)) {
+		fprintf(stderr, "generator: %s does not offer packed rings\n", path);
 		exit(3);
 	}
-	ask(p->socket, GET_PROTOCOL_FEATURES);
-	tell(p->socket, SET_PROTOCOL_FEATURES, 0);
+	if (p->features >> VHOST_USER_F_PROTOCOL_FEATURES & 1) {
+		ask(p->socket, GET_PROTOCOL_FEATURES);
+		tell(p->socket, SET_PROTOCOL_FEATURES, 0);
+	}
 	struct message owner = {0};
 	send_message(p->socket, SET_OWNER, &owner, 0, -1);
 	tell(p->socket, SET_FEATURES, p->features);
@@ -255,57 +203,20 @@ void port_open(struct port *p, const char *path, int listener, const struct port
 	start(p, TX, o->packed ? 0x80008000 : 0);
 }
 
-/* Has a position been passed that was asked for (virtio 1.2, 2.7.7.2)? */
-static bool passed(uint16_t event, uint16_t next, uint16_t old) { return (uint16_t)(next - event - 1) < (uint16_t)(next - old); }
-
-static bool kick_wanted(struct queue *q)
-{
-	uint16_t old = q->kick_idx;
-	q->kick_idx = q->avail_idx;
-	if (!q->packed) {
-		if (q->event_index) {
-			uint16_t *avail_event = (uint16_t *)&q->used_ring[q->size];
-			return passed(__atomic_load_n(avail_event, __ATOMIC_ACQUIRE), q->avail_idx, old);
-		}
-		return !(__atomic_load_n(&q->used[0], __ATOMIC_ACQUIRE) & 1);
-	}
-	uint32_t event = __atomic_load_n(q->device_event, __ATOMIC_ACQUIRE), flags = event >> 16 & 3;
-	if (flags != 2)
-		return flags == 0;
-	/* Position and wrap counter; counted from the start of this round of the ring. */
-	uint16_t at = event & 0x7fff, next = (uint16_t)q->next;
-	if ((event >> 15 & 1) != q->next_wrap)
-		at = (uint16_t)(at - q->size);
-	return passed(at, next, (uint16_t)(next - (uint16_t)(q->avail_idx - old)));
-}
-
 void kick(struct queue *q)
 {
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (kick_wanted(q))
-		wake(q);
-}
-
-void wake(struct queue *q)
-{
+	bool wanted = q->packed ? (__atomic_load_n(q->device_event, __ATOMIC_ACQUIRE) >> 16 & 3) != 1 : !(__atomic_load_n(&q->used[0], __ATOMIC_ACQUIRE) & 1);
 	uint64_t one = 1;
-	if (write(q->kick, &one, 8) < 0 && errno != EAGAIN)
+	if (wanted && write(q->kick, &one, 8) < 0 && errno != EAGAIN)
 		die("kick");
 }
 
 void want_calls(struct queue *q, bool want)
 {
-	if (q->packed) {
-		uint32_t event = 1u << 16;
-		if (want)
-			event = q->event_index ? 2u << 16 | (uint32_t)q->seen_wrap << 15 | q->seen : 0;
-		__atomic_store_n(q->driver_event, event, __ATOMIC_RELEASE);
-	} else {
-		/* With the event index the flag is to be 0; a position that was just passed comes again after 65535 more. */
-		if (q->event_index)
-			__atomic_store_n(&q->avail[2 + q->size], (uint16_t)(want ? q->used_seen : q->used_seen - 1), __ATOMIC_RELEASE);
-		else
-			__atomic_store_n(&q->avail[0], want ? 0 : 1, __ATOMIC_RELEASE);
-	}
+	if (q->packed)
+		__atomic_store_n(q->driver_event, (want ? 0u : 1u) << 16, __ATOMIC_RELEASE);
+	else
+		__atomic_store_n(&q->avail[0], want ? 0 : 1, __ATOMIC_RELEASE);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }

@@ -33,8 +33,7 @@ struct queue {
 	uint16_t *avail; /* flags, idx, ring[], used_event */
 	struct virtq_used_elem *used_ring;
 	uint16_t *used; /* flags, idx */
-	uint16_t avail_idx, used_seen; /* avail_idx counts what was offered, for packed rings too */
-	uint16_t kick_idx;	       /* avail_idx when it was last decided whether to kick */
+	uint16_t avail_idx, used_seen;
 	/* packed */
 	struct pvirtq_desc *ring;
 	uint32_t *driver_event, *device_event;
@@ -44,7 +43,7 @@ struct queue {
 	char *data; /* buffer i is data + i * stride */
 	uint32_t stride;
 	int kick, call;
-	bool event_index; /* both sides say at which position they want to be told */
+	bool notify; /* the device is told, and tells */
 };
 
 struct port {
@@ -57,16 +56,13 @@ struct port {
 
 struct port_options {
 	uint32_t ring, frame; /* descriptors; longest frame in bytes */
-	bool packed, in_order, event_index, mergeable, hugepages;
+	bool packed, in_order, notify, hugepages;
 };
 
-/* These end the program with a message when they fail. */
+/* Connects to a switch's socket and sets two rings up. It ends the program with a message when that fails. */
+void port_open(struct port *p, const char *path, const struct port_options *o);
 
-/* Makes a socket that a switch connects to, where the switch is the client. It gives the listening descriptor. */
-int port_listen(const char *path);
-
-/* Sets two rings up at a switch: connects to its socket, or waits for it where listener is not negative. */
-void port_open(struct port *p, const char *path, int listener, const struct port_options *o);
+/* Waits until the switch has enabled nothing less than what was asked for is not known to front-ends: port_open sleeps a little instead. */
 
 static inline char *buffer(struct queue *q, uint32_t id) { return q->data + (uint64_t)id * q->stride; }
 
@@ -89,7 +85,6 @@ static inline void offer(struct queue *q, uint16_t id, uint32_t len)
 	d->id = id;
 	uint16_t flags = (q->write ? 2 : 0) | (q->next_wrap ? 1 << 7 : 1 << 15);
 	__atomic_store_n(&d->flags, flags, __ATOMIC_RELEASE);
-	q->avail_idx++;
 	if (++q->next == q->size) {
 		q->next = 0;
 		q->next_wrap = !q->next_wrap;
@@ -130,11 +125,8 @@ static inline uint16_t take(struct queue *q, uint32_t *len)
 	return id;
 }
 
-/* Tells the switch about what was published since the last kick, if it wants to know. */
+/* Wakes the switch if it sleeps. */
 void kick(struct queue *q);
-
-/* Tells it in any case. */
-void wake(struct queue *q);
 
 /* Asks to be called for the next buffer, or not. */
 void want_calls(struct queue *q, bool want);
