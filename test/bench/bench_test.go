@@ -144,7 +144,7 @@ func TestGenerator(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer p.stop()
-			out, err := exec.Command(generator, append(strings.Fields(args+" --seconds 0.3 --warmup 0.1"), p.sockets...)...).Output()
+			out, err := exec.Command(generator, append(strings.Fields(args+" --seconds 1 --warmup 0.1"), p.sockets...)...).Output()
 			var result struct {
 				Frames uint64 `json:"frames"`
 				Bad    uint64 `json:"bad"`
