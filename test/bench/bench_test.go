@@ -149,7 +149,8 @@ func TestGenerator(t *testing.T) {
 				Frames uint64 `json:"frames"`
 				Bad    uint64 `json:"bad"`
 			}
-			if err != nil || json.Unmarshal(out, &result) != nil || result.Bad > 0 || result.Frames < 100 {
+			if err != nil || json.Unmarshal(out, &result) != nil || result.Frames < 100 ||
+				result.Bad > 0 && !strings.Contains(args, "latency") { // where it is a frame not waited for: somebody had no processor for 100 ms
 				t.Fatalf("%v: %s", err, out)
 			}
 		})
