@@ -28,9 +28,11 @@ type options struct {
 	out, bin  string
 	cores     [2]int
 	growth    bool
+	placement string
 }
 
 func main() {
+	runtime.GOMAXPROCS(max(8, runtime.GOMAXPROCS(0))) // threads that spin shall not keep the others from running
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	o, err := parse(os.Args[1:])
@@ -64,6 +66,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.out, "out", "bench/results", "where table, JSON and plot go")
 	f.StringVar(&o.bin, "bin", "bin/switchd", "the switchd to measure")
 	cores := f.String("cores", "0,1", "of the generator and of the switch")
+	f.StringVar(&o.placement, "placement", "near", "of the two cores, where a host moves them about: near (they share a cache), far, or any")
 	f.BoolVar(&o.growth, "growth", true, "also by ports, addresses and ring sizes")
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -194,7 +197,13 @@ func (o options) run(ctx context.Context) error {
 		return err
 	}
 	r := &rig{generator: generator, genCore: o.cores[0], swCore: o.cores[1], seconds: o.seconds, base: dir}
-	result := &results{Date: time.Now(), Machine: thisMachine(o.cores[0], o.cores[1]), Rounds: o.rounds, Seconds: o.seconds}
+	survey := r.survey(ctx, 60)
+	if r.placement, err = choose(o.placement, survey); err != nil {
+		return err
+	}
+	slices.Sort(survey)
+	fmt.Printf("a cache line's round trip between the cores: %.0f to %.0f ns; samples are taken at: %s\n", survey[0], survey[len(survey)-1], r.placement)
+	result := &results{Placement: r.placement, Survey: survey, Date: time.Now(), Machine: thisMachine(o.cores[0], o.cores[1]), Rounds: o.rounds, Seconds: o.seconds}
 	works := o.plan()
 	for i, w := range works {
 		if ctx.Err() != nil {
@@ -220,7 +229,7 @@ func (o options) run(ctx context.Context) error {
 }
 
 // retries is how often a sample that says more about the machine is repeated.
-const retries = 2
+const retries = 4
 
 // compete measures the peers in turn, round after round. All samples are returned, the discarded ones too.
 func (r *rig) compete(ctx context.Context, peers []peer, w work, rounds int, tell func(round int, s sample)) (list []sample) {
@@ -241,7 +250,7 @@ func (r *rig) compete(ctx context.Context, peers []peer, w work, rounds int, tel
 				s := r.run(ctx, c, w)
 				list = append(list, s)
 				tell(round, s)
-				if !s.Discarded {
+				if s.Discarded == "" {
 					break
 				}
 			}
@@ -258,8 +267,8 @@ func describe(s sample) string {
 	case s.Work.latency():
 		text = fmt.Sprintf("p50 %.2f µs, p99 %.2f, p99.9 %.2f", s.P50, s.P99, s.P999)
 	}
-	if s.Discarded {
-		text += fmt.Sprintf(" (discarded: waited %.0f %% of the time for a processor)", 100*s.Waited)
+	if s.Discarded != "" {
+		text += " (discarded: " + s.Discarded + ")"
 	}
 	return text
 }

@@ -41,6 +41,8 @@ func thisMachine(gen, sw int) machine {
 type results struct {
 	Date      time.Time `json:"date"`
 	Machine   machine   `json:"machine"`
+	Placement placement `json:"placement"`
+	Survey    []float64 `json:"round_trips_ns"` // of a cache line between the cores, before the first sample
 	Rounds    int       `json:"rounds"`
 	Seconds   float64   `json:"seconds"`
 	Summaries []summary `json:"summaries"`
@@ -89,8 +91,9 @@ func (r *results) table() string {
 	if r.Machine.Siblings {
 		b.WriteString(" (**threads of one core**: these figures say little)")
 	}
-	fmt.Fprintf(&b, ". %d rounds of %.1f s, the switches in turn; median, (lowest–highest), +N discarded: a thread had waited for its processor.\n"+
-		"Throughput in millions of frames a second, latency in microseconds (p50, p99 / p99.9).\n\n", r.Rounds, r.Seconds)
+	fmt.Fprintf(&b, ". %d rounds of %.1f s, the switches in turn; median, (lowest–highest), +N discarded: a thread had waited for its processor, or the host had moved the cores.\n"+
+		"A cache line's round trip between the cores: %s.\n"+
+		"Throughput in millions of frames a second, latency in microseconds (p50, p99 / p99.9).\n\n", r.Rounds, r.Seconds, r.Placement)
 	names := r.peers()
 	fmt.Fprintf(&b, "| work | %s | ratio to the best other | limited by |\n|---|%s---|---|\n", strings.Join(names, " | "), strings.Repeat("---|", len(names)))
 	for _, w := range r.works() {

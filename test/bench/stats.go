@@ -42,7 +42,7 @@ func summarize(samples []sample) summary {
 		switch {
 		case s.Failed != "":
 			r.Failed = s.Failed
-		case s.Discarded:
+		case s.Discarded != "":
 			discarded = append(discarded, s)
 		default:
 			kept = append(kept, s)

@@ -49,15 +49,18 @@ func (w work) String() string {
 
 // sample is one measurement.
 type sample struct {
-	Peer      string  `json:"peer"`
-	Work      work    `json:"work"`
-	Mpps      float64 `json:"mpps"`
-	P50       float64 `json:"p50_us,omitempty"`
-	P99       float64 `json:"p99_us,omitempty"`
-	P999      float64 `json:"p999_us,omitempty"`
-	EmptyRX   float64 `json:"empty_rx"` // share of the generator's looks that found no frame: it waited for the switch
-	Waited    float64 `json:"waited"`   // the larger of both threads' share of time without a processor
-	Discarded bool    `json:"discarded,omitempty"`
+	Peer    string  `json:"peer"`
+	Work    work    `json:"work"`
+	Mpps    float64 `json:"mpps"`
+	P50     float64 `json:"p50_us,omitempty"`
+	P99     float64 `json:"p99_us,omitempty"`
+	P999    float64 `json:"p999_us,omitempty"`
+	EmptyRX float64 `json:"empty_rx"` // share of the generator's looks that found no frame: it waited for the switch
+	Waited  float64 `json:"waited"`   // the larger of both threads' share of time without a processor
+	// Before and After are the round trips of a cache line between the two cores, in nanoseconds.
+	Before    float64 `json:"round_trip_before_ns"`
+	After     float64 `json:"round_trip_after_ns"`
+	Discarded string  `json:"discarded,omitempty"` // why
 	Failed    string  `json:"failed,omitempty"`
 }
 
@@ -71,6 +74,8 @@ type rig struct {
 	genCore, swCore int
 	seconds         float64
 	base            string // directory for the peers' files
+	placement       placement
+	waker           *waker
 }
 
 // contestant is a switch that was started for a kind of work. Only the one that is measured runs; the others are stopped, so that all of
@@ -119,26 +124,40 @@ func (r *rig) run(ctx context.Context, c *contestant, w work) sample {
 		s.Failed = c.failed.Error()
 		return s
 	}
+	s.Before = r.place(ctx, placementTries)
+	r.waker = startWaker([2]int{r.genCore, r.swCore})
 	c.signal(syscall.SIGCONT)
-	defer c.signal(syscall.SIGSTOP)
 	time.Sleep(settle)
-	before := runDelays(c.process.pid)
-	start := time.Now()
+	before, start := runDelays(c.process.pid), time.Now()
 	var err error
 	if w.Name == "W1" {
 		err = r.testpmd(ctx, c.process, w, &s)
 	} else {
 		err = r.generate(ctx, c.process, w, &s)
 	}
+	s.Waited = max(s.Waited, longest(before, runDelays(c.process.pid)).Seconds()/time.Since(start).Seconds())
+	r.waker.stop()
+	c.signal(syscall.SIGSTOP)
+	s.After = roundTrip(r.genCore, r.swCore)
 	if err != nil {
 		s.Failed = err.Error()
 		return s
 	}
-	if waited := longest(before, runDelays(c.process.pid)).Seconds() / time.Since(start).Seconds(); waited > s.Waited {
-		s.Waited = waited
-	}
-	s.Discarded = s.Waited > maxWaited && w.Name != "interrupt"
+	s.Discarded = s.flaw(r.placement)
 	return s
+}
+
+// flaw tells why a sample says more about the machine than about the switch.
+func (s *sample) flaw(p placement) string {
+	switch {
+	case s.Work.Name == "interrupt":
+		return "" // its threads sleep
+	case s.Waited > maxWaited:
+		return fmt.Sprintf("waited %.0f %% of the time for a processor", 100*s.Waited)
+	case !p.holds(s.Before) || !p.holds(s.After):
+		return fmt.Sprintf("cores %.0f ns apart before, %.0f after", s.Before, s.After)
+	}
+	return ""
 }
 
 // generate runs the project's own generator.
@@ -167,7 +186,12 @@ func (r *rig) generate(ctx context.Context, p *process, w work, s *sample) error
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var out, messages bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &messages
-	if err := cmd.Run(); err != nil {
+	err := cmd.Start()
+	if err == nil {
+		r.waker.stop()
+		err = cmd.Wait()
+	}
+	if err != nil {
 		log, _ := os.ReadFile(p.log)
 		return fmt.Errorf("generator: %w: %s\n%s", err, strings.TrimSpace(messages.String()), tail(string(log), 5))
 	}
@@ -239,6 +263,7 @@ func (r *rig) testpmd(ctx context.Context, p *process, w work, s *sample) error 
 	}
 	say(fmt.Sprintf("set txpkts %d", w.Size))
 	say("start tx_first 16")
+	r.waker.stop()
 	time.Sleep(time.Second)
 	before, begin := runDelays(cmd.Process.Pid), time.Now()
 	say("clear port stats all")
