@@ -61,7 +61,7 @@ func parse(args []string) (options, error) {
 	f.Float64Var(&o.seconds, "seconds", 0.7, "of each measurement")
 	workloads := f.String("workloads", "W2,W3,W1,W1-in_order,W1-packed,W3-packed,latency,rate,interrupt", "what to measure")
 	sizes := f.String("sizes", "64,256,512,1518", "frame sizes without FCS, in bytes")
-	peers := f.String("peers", "dpdk-pipe,ovs-dpdk,bridge", "what to compare with, of what can be installed: dpdk-pipe, ovs-dpdk, bridge (taps; interrupt only)")
+	peers := f.String("peers", "dpdk-pipe,ovs-dpdk,bridge,memcpy", "what to compare with, of what can be installed: dpdk-pipe, ovs-dpdk, bridge (taps; interrupt only); memcpy is no switch but the limit of those that copy")
 	f.Var(words{&o.custom}, "peer", "another vhost-user switch: NAME='command with {sock0} {sock1} {core}'; repeatable")
 	f.StringVar(&o.out, "out", "bench/results", "where table, JSON and plot go")
 	f.StringVar(&o.bin, "bin", "bin/switchd", "the switchd to measure")
@@ -161,8 +161,10 @@ func (o options) competitors() ([]peer, error) {
 		case "bridge":
 			p = bridge()
 			_, err = exec.LookPath("ip")
+		case "memcpy":
+			p = memcpy()
 		default:
-			return nil, fmt.Errorf("-peers %s: want dpdk-pipe, ovs-dpdk or bridge; others are named with -peer", name)
+			return nil, fmt.Errorf("-peers %s: want dpdk-pipe, ovs-dpdk, bridge or memcpy; others are named with -peer", name)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s is not installed: %w (test/setup/install.sh bench)", name, err)
@@ -235,7 +237,7 @@ const retries = 4
 func (r *rig) compete(ctx context.Context, peers []peer, w work, rounds int, tell func(round int, s sample)) (list []sample) {
 	var field []*contestant
 	for _, p := range peers {
-		if w.Ports <= p.maxPorts && (!p.interruptsOnly || w.Name == "interrupt") {
+		if p.takes(w) {
 			c := r.enter(ctx, p, w)
 			defer c.leave()
 			field = append(field, c)
@@ -276,8 +278,8 @@ func describe(s sample) string {
 // buildGenerator compiles the generator for this processor.
 func buildGenerator(ctx context.Context, path string) error {
 	dir := "test/bench/generator"
-	cmd := exec.CommandContext(ctx, "gcc", "-O3", "-march=native", "-o", path, filepath.Join(dir, "main.c"), filepath.Join(dir, "port.c"),
-		filepath.Join(dir, "tap.c"))
+	cmd := exec.CommandContext(ctx, "gcc", "-O3", "-march=native", "-pthread", "-o", path, filepath.Join(dir, "main.c"), filepath.Join(dir, "port.c"),
+		filepath.Join(dir, "tap.c"), filepath.Join(dir, "copy.c"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("compiling the generator: %w\n%s", err, out)
 	}

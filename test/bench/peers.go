@@ -24,6 +24,19 @@ type peer struct {
 	maxPorts int
 	// interruptsOnly is the kernel: it has no rings to poll.
 	interruptsOnly bool
+	// limit is no switch: what it reaches, none that copies can exceed. It has no rings, thus only the generator's own kinds of work.
+	limit bool
+}
+
+// takes tells whether a kind of work is one for this peer.
+func (p peer) takes(w work) bool {
+	switch {
+	case p.interruptsOnly:
+		return w.Name == "interrupt" && w.Ports <= p.maxPorts
+	case p.limit:
+		return (w.Name == "W2" || w.Name == "W3") && w.Ports == 2 && w.Addresses <= 1
+	}
+	return w.Ports <= p.maxPorts
 }
 
 // process is a running switch.
@@ -35,6 +48,8 @@ type process struct {
 	cleanup []func()
 	// namespace tells that the ends are taps in the process's network namespace.
 	namespace bool
+	// bare tells that there is no process: the generator itself copies.
+	bare bool
 }
 
 func (p *process) stop() {
@@ -162,6 +177,12 @@ func bridge() peer {
 		}
 		return p, nil
 	}}
+}
+
+// memcpy is the limit of all switches that copy: frames go between the same two cores without rings, headers or a decision. What it reaches is
+// the machine's doing.
+func memcpy() peer {
+	return peer{name: "memcpy", maxPorts: 2, limit: true, start: func(context.Context, string, int, int) (*process, error) { return &process{bare: true}, nil }}
 }
 
 // other is a core that is not the given one.

@@ -135,7 +135,7 @@ func (r *results) ratio(w work) string {
 	best, name := 0.0, ""
 	for _, n := range r.peers() {
 		s := r.find(n, w)
-		if n == "switchd" || s == nil {
+		if n == "switchd" || n == memcpy().name || s == nil {
 			continue
 		}
 		value := own.Median / s.Median
@@ -152,12 +152,22 @@ func (r *results) ratio(w work) string {
 	return fmt.Sprintf("%.2f× (%s)", best, name)
 }
 
+// nearLimit is the share of what memcpy alone reaches from which on it is the machine that limits a switch.
+const nearLimit = 0.8
+
 func (r *results) limit(w work) string {
 	var list []string
+	most := r.find(memcpy().name, w)
 	for _, n := range r.peers() {
-		if s := r.find(n, w); s != nil && s.Limit != "" {
-			list = append(list, n+": "+s.Limit)
+		s := r.find(n, w)
+		if s == nil || s.Limit == "" || s == most {
+			continue
 		}
+		by := s.Limit
+		if most != nil && s.Median > nearLimit*most.Median {
+			by = "the machine's memory"
+		}
+		list = append(list, n+": "+by)
 	}
 	return strings.Join(list, ", ")
 }

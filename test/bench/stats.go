@@ -74,6 +74,12 @@ func summarize(samples []sample) summary {
 			r.Limit = "switch"
 		}
 	}
+	if r.Work.Name == "W1" && r.Peer == "switchd" { // testpmd does not tell, but switchd does
+		r.Limit = "switch"
+		if median(pick(func(s sample) float64 { return s.Idle })) > waitsForSwitch {
+			r.Limit = "generator"
+		}
+	}
 	return r
 }
 

@@ -56,6 +56,7 @@ type sample struct {
 	P99     float64 `json:"p99_us,omitempty"`
 	P999    float64 `json:"p999_us,omitempty"`
 	EmptyRX float64 `json:"empty_rx"` // share of the generator's looks that found no frame: it waited for the switch
+	Idle    float64 `json:"idle"`     // share of switchd's looks at its rings that found nothing: it waited for the generator
 	Waited  float64 `json:"waited"`   // the larger of both threads' share of time without a processor
 	// Before and After are the round trips of a cache line between the two cores, in nanoseconds.
 	Before    float64 `json:"round_trip_before_ns"`
@@ -103,7 +104,11 @@ func (r *rig) enter(ctx context.Context, p peer, w work) *contestant {
 	return c
 }
 
-func (c *contestant) signal(s syscall.Signal) { _ = syscall.Kill(c.process.pid, s) }
+func (c *contestant) signal(s syscall.Signal) {
+	if !c.process.bare {
+		_ = syscall.Kill(c.process.pid, s)
+	}
+}
 
 // leave ends it.
 func (c *contestant) leave() {
@@ -131,7 +136,7 @@ func (r *rig) run(ctx context.Context, c *contestant, w work) sample {
 	before, start := runDelays(c.process.pid), time.Now()
 	var err error
 	if w.Name == "W1" {
-		err = r.testpmd(ctx, c.process, w, &s)
+		err = r.testpmd(ctx, c, w, &s)
 	} else {
 		err = r.generate(ctx, c.process, w, &s)
 	}
@@ -178,6 +183,10 @@ func (r *rig) generate(ctx context.Context, p *process, w work, s *sample) error
 		args = append(args, "--rate", fmt.Sprint(w.Rate))
 	}
 	argv := append(append([]string{r.generator}, args...), p.sockets...)
+	if p.bare {
+		argv[2] = map[string]string{"W2": "copy-w2", "W3": "copy"}[w.Name]
+		argv = append(argv, "--copy-core", strconv.Itoa(r.swCore))
+	}
 	if p.namespace {
 		argv[2] = "tap" // the mode
 		argv = append([]string{"nsenter", "--target", strconv.Itoa(p.pid), "--net", "--"}, argv...)
@@ -218,7 +227,7 @@ func (r *rig) generate(ctx context.Context, p *process, w work, s *sample) error
 var rxPackets = regexp.MustCompile(`RX-packets:\s+(\d+)`)
 
 // testpmd runs DPDK's own driver: anybody can repeat this measurement without anything of ours.
-func (r *rig) testpmd(ctx context.Context, p *process, w work, s *sample) error {
+func (r *rig) testpmd(ctx context.Context, c *contestant, w work, s *sample) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration((r.seconds+40)*float64(time.Second)))
 	defer cancel()
 	mbuf := max(w.Size+256, 2176)
@@ -226,7 +235,7 @@ func (r *rig) testpmd(ctx context.Context, p *process, w work, s *sample) error 
 		"--lcores", fmt.Sprintf("0@%d,1@%d", r.genCore, r.genCore), "--main-lcore", "0", "--no-huge", "-m", "512", "--no-pci", "--no-telemetry",
 		"--file-prefix", fmt.Sprintf("gen%d", os.Getpid()),
 	}
-	for i, socket := range p.sockets {
+	for i, socket := range c.process.sockets {
 		v := fmt.Sprintf("net_virtio_user%d,path=%s,queue_size=%d,mac=02:00:00:00:00:0%d,mrg_rxbuf=0", i, socket, w.Ring, i+1)
 		if w.Packed {
 			v += ",packed_vq=1"
@@ -266,11 +275,13 @@ func (r *rig) testpmd(ctx context.Context, p *process, w work, s *sample) error 
 	r.waker.stop()
 	time.Sleep(time.Second)
 	before, begin := runDelays(cmd.Process.Pid), time.Now()
+	idle := c.idle(ctx)
 	say("clear port stats all")
 	measured := time.Now()
 	time.Sleep(time.Duration(r.seconds * float64(time.Second)))
 	say("show port stats all")
 	elapsed := time.Since(measured).Seconds()
+	s.Idle = c.idle(ctx).since(idle)
 	s.Waited = longest(before, runDelays(cmd.Process.Pid)).Seconds() / time.Since(begin).Seconds()
 	say("stop")
 	say("quit")

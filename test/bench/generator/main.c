@@ -7,9 +7,12 @@
  * rate       port 0 to port 1 at --rate frames a second, latency of each
  * interrupt  as w2, but the thread sleeps until the switch calls, and kicks it
  * tap        as w2, through two tap interfaces instead of sockets
+ * copy       as w3, and copy-w2 as w2, without any switch: a second thread, on --copy-core, does nothing but memcpy. No switch that copies is faster.
  *
  * It prints one line of JSON. */
 #define _GNU_SOURCE
+#include "clock.h"
+#include "copy.h"
 #include "port.h"
 #include "tap.h"
 
@@ -20,8 +23,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { MAX_PORTS = 64, BURST = 64, ETHER = 14, MAX_MAP = 1 << 16 };
@@ -29,34 +30,14 @@ enum { MAX_PORTS = 64, BURST = 64, ETHER = 14, MAX_MAP = 1 << 16 };
 static struct {
 	const char *mode;
 	uint32_t ports, size, ring, addresses, core;
+	uint32_t copy_core;
 	bool packed, in_order, hugepages;
 	double seconds, warmup, rate;
 	const char *path[MAX_PORTS];
-} option = {.mode = "w2", .size = 64, .ring = 256, .addresses = 1, .seconds = 2, .warmup = 0.5, .rate = 1e6, .core = ~0u};
+} option = {.mode = "w2", .size = 64, .ring = 256, .addresses = 1, .seconds = 2, .warmup = 0.5, .rate = 1e6, .core = ~0u, .copy_core = 1};
 
 static struct port port[MAX_PORTS];
 static volatile uint64_t sink;
-
-static uint64_t now(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-/* Nanoseconds that this thread waited for its processor (schedstat in proc(5)). */
-static uint64_t run_delay(void)
-{
-	char name[64];
-	unsigned long long on = 0, delay = 0;
-	snprintf(name, sizeof name, "/proc/self/task/%ld/schedstat", syscall(SYS_gettid));
-	FILE *f = fopen(name, "r");
-	if (!f || fscanf(f, "%llu %llu", &on, &delay) != 2)
-		delay = 0;
-	if (f)
-		fclose(f);
-	return delay;
-}
 
 static void put_address(char *at, uint32_t p, uint32_t n)
 {
@@ -427,6 +408,17 @@ static struct result run_taps(void)
 	return r;
 }
 
+/* Without a switch: the limit of those that copy. */
+static struct result run_copies(bool w3)
+{
+	struct copy_options o = {option.size, option.ring, option.copy_core, w3, w3, option.seconds, option.warmup};
+	struct copy_result c = copy_run(&o);
+	struct result r = {.c = {.sent = c.frames, .received = c.frames, .bytes = c.frames * option.size, .polls = 1000, .empty_rx = (uint64_t)(c.empty * 1000)},
+			   .seconds = c.seconds,
+			   .delay = c.delay};
+	return r;
+}
+
 /* Latencies in nanoseconds: 10 ns wide classes up to 655 us, the last for all above. */
 static uint64_t map[MAX_MAP], maximum;
 
@@ -524,7 +516,7 @@ static void print_result(struct result r, bool latency)
 static void usage(int code)
 {
 	fprintf(code ? stderr : stdout,
-		"usage: generator --mode w2|w3|verify|latency|rate|interrupt|tap [options] SOCKET SOCKET...\n"
+		"usage: generator --mode w2|w3|verify|latency|rate|interrupt|tap|copy|copy-w2 [options] SOCKET SOCKET...\n"
 		"  --size BYTES       of a frame without FCS (64)\n"
 		"  --ring N           descriptors (256)\n"
 		"  --packed           packed rings\n"
@@ -534,6 +526,7 @@ static void usage(int code)
 		"  --rate N           frames a second of mode rate (1000000)\n"
 		"  --hugepages        memory from hugepages\n"
 		"  --core N           pin the thread\n"
+		"  --copy-core N      pin the thread that copies, of mode copy (1)\n"
 		"Ports are pairs: the first sends to the second, the third to the fourth. A socket may be named more than once.\n");
 	exit(code);
 }
@@ -542,7 +535,7 @@ static void read_options(int argc, char **argv)
 {
 	static const struct option names[] = {
 		{"mode", 1, 0, 'm'}, {"size", 1, 0, 's'}, {"ring", 1, 0, 'r'}, {"packed", 0, 0, 'p'}, {"in-order", 0, 0, 'i'}, {"addresses", 1, 0, 'a'},
-		{"seconds", 1, 0, 't'}, {"warmup", 1, 0, 'w'}, {"rate", 1, 0, 'f'}, {"hugepages", 0, 0, 'g'}, {"core", 1, 0, 'c'}, {"help", 0, 0, 'h'}, {0},
+		{"seconds", 1, 0, 't'}, {"warmup", 1, 0, 'w'}, {"rate", 1, 0, 'f'}, {"hugepages", 0, 0, 'g'}, {"core", 1, 0, 'c'}, {"copy-core", 1, 0, 'C'}, {"help", 0, 0, 'h'}, {0},
 	};
 	for (int o; (o = getopt_long(argc, argv, "", names, NULL)) != -1;) {
 		switch (o) {
@@ -557,6 +550,7 @@ static void read_options(int argc, char **argv)
 		case 'f': option.rate = atof(optarg); break;
 		case 'g': option.hugepages = true; break;
 		case 'c': option.core = (uint32_t)atoi(optarg); break;
+		case 'C': option.copy_core = (uint32_t)atoi(optarg); break;
 		case 'h': usage(0); break;
 		default: usage(2);
 		}
@@ -564,6 +558,8 @@ static void read_options(int argc, char **argv)
 	option.ports = (uint32_t)(argc - optind);
 	for (uint32_t i = 0; i < option.ports && i < MAX_PORTS; i++)
 		option.path[i] = argv[optind + (int)i];
+	if (!strncmp(option.mode, "copy", 4))
+		option.ports = 2; /* no sockets */
 	if (option.ports < 2 || option.ports > MAX_PORTS || option.ports % 2 || option.size < CONTENT + 8 || option.size > 9200 || option.ring < 2 ||
 	    option.ring > 32768 || option.ring & (option.ring - 1) || option.addresses < 1 || option.addresses > 4096 || option.rate <= 0)
 		usage(2);
@@ -583,6 +579,10 @@ int main(int argc, char **argv)
 	}
 	if (!strcmp(option.mode, "tap")) {
 		print_result(run_taps(), false);
+		return 0;
+	}
+	if (!strcmp(option.mode, "copy") || !strcmp(option.mode, "copy-w2")) {
+		print_result(run_copies(!strcmp(option.mode, "copy")), false);
 		return 0;
 	}
 	struct port_options o = {option.ring, option.size < 1518 ? 1518 : option.size, option.packed, option.in_order, !strcmp(option.mode, "interrupt"),
