@@ -31,7 +31,7 @@ func TestMedian(t *testing.T) {
 func TestSummarize(t *testing.T) {
 	w := work{Name: "W2", Size: 64}
 	s := summarize([]sample{
-		{Peer: "a", Work: w, Mpps: 10, EmptyRX: 0.9}, {Peer: "a", Work: w, Mpps: 99, Discarded: "moved"}, {Peer: "a", Work: w, Mpps: 12, EmptyRX: 0.8},
+		{Peer: "a", Work: w, Mpps: 10, Idle: 0.9}, {Peer: "a", Work: w, Mpps: 99, Discarded: "moved"}, {Peer: "a", Work: w, Mpps: 12, Idle: 0.8},
 		{Peer: "a", Work: w, Failed: "no"},
 	})
 	if s.Median != 11 || s.Low != 10 || s.High != 12 || s.Samples != 2 || s.Discarded != 1 || s.Limit != "switch" || s.Failed != "" {

@@ -9,9 +9,12 @@ import (
 )
 
 // looks counts how often a switch has looked at its rings, and how often in vain. Only switchd tells.
-type looks struct{ all, empty uint64 }
+type looks struct {
+	all, empty uint64
+	at         time.Time
+}
 
-func (c *contestant) idle(ctx context.Context) (l looks) {
+func (c *contestant) looks(ctx context.Context) (l looks) {
 	if c.peer.name != "switchd" {
 		return l
 	}
@@ -21,6 +24,7 @@ func (c *contestant) idle(ctx context.Context) (l looks) {
 	if err != nil {
 		return l
 	}
+	l.at = time.Now()
 	for _, w := range stats.Workers {
 		l.all += w.Polls
 		l.empty += w.EmptyPolls
@@ -28,10 +32,22 @@ func (c *contestant) idle(ctx context.Context) (l looks) {
 	return l
 }
 
-// since is the share of looks in vain between two readings.
-func (l looks) since(before looks) float64 {
-	if l.all <= before.all {
+// vain is how long a look in vain takes while the guests are there and send nothing. Under load it takes longer, because the lines that are
+// looked at are on their way between the cores.
+func (c *contestant) vain(ctx context.Context) time.Duration {
+	before := c.looks(ctx)
+	time.Sleep(30 * time.Millisecond)
+	after := c.looks(ctx)
+	if after.empty <= before.empty {
 		return 0
 	}
-	return float64(l.empty-before.empty) / float64(l.all-before.all)
+	return after.at.Sub(before.at) / time.Duration(after.empty-before.empty)
+}
+
+// idleSince is the share of the time since an earlier reading that went into looks in vain, at least.
+func (l looks) idleSince(before looks, vain time.Duration) float64 {
+	if l.empty <= before.empty || !l.at.After(before.at) {
+		return 0
+	}
+	return min(1, float64(l.empty-before.empty)*float64(vain)/float64(l.at.Sub(before.at)))
 }

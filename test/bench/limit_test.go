@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // memcpy is no competitor: it is in no ratio, and a switch that comes near to it is limited by the machine.
@@ -36,13 +37,14 @@ func TestMemcpyIsTheLimit(t *testing.T) {
 }
 
 func TestLooksInVain(t *testing.T) {
-	if got := (looks{200, 90}).since(looks{100, 40}); got != 0.5 {
-		t.Errorf("%v of the looks were in vain, want 0.5", got)
+	start := time.Now()
+	if got := (looks{200, 90, start.Add(time.Second)}).idleSince(looks{100, 40, start}, 10*time.Millisecond); got != 0.5 {
+		t.Errorf("%v of the time went into 50 looks in vain of 10 ms, want 0.5", got)
 	}
-	if got := (looks{}).since(looks{}); got != 0 {
+	if got := (looks{}).idleSince(looks{}, time.Second); got != 0 {
 		t.Errorf("without looks: %v", got)
 	}
-	s := summarize([]sample{{Peer: "switchd", Work: work{Name: "W1"}, Mpps: 1, Idle: 0.6}})
+	s := summarize([]sample{{Peer: "switchd", Work: work{Name: "W1"}, Mpps: 1, SwitchIdle: 0.6}})
 	if s.Limit != "generator" {
 		t.Errorf("a switch that found nothing 60 %% of the time was limited by %q", s.Limit)
 	}

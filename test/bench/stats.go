@@ -17,8 +17,8 @@ type summary struct {
 	Limit     string  `json:"limit"` // "switch", "generator", or "" where it cannot be told
 }
 
-// waitsForSwitch is the share of looks without a frame above which the generator is waiting for the switch.
-const waitsForSwitch = 0.25
+// waits is the share of the time without anything to do above which one side is waiting for the other.
+const waits = 0.1
 
 func median(list []float64) float64 {
 	if len(list) == 0 {
@@ -68,15 +68,15 @@ func summarize(samples []sample) summary {
 	r.Failed = ""
 	r.Median, r.Low, r.High = median(values), slices.Min(values), slices.Max(values)
 	r.P99, r.P999 = median(pick(func(s sample) float64 { return s.P99 })), median(pick(func(s sample) float64 { return s.P999 }))
-	if empty := median(pick(func(s sample) float64 { return s.EmptyRX })); r.Work.Name == "W2" || r.Work.Name == "W3" {
+	if idle := median(pick(func(s sample) float64 { return s.Idle })); r.Work.Name == "W2" || r.Work.Name == "W3" {
 		r.Limit = "generator"
-		if empty > waitsForSwitch {
+		if idle > waits {
 			r.Limit = "switch"
 		}
 	}
 	if r.Work.Name == "W1" && r.Peer == "switchd" { // testpmd does not tell, but switchd does
 		r.Limit = "switch"
-		if median(pick(func(s sample) float64 { return s.Idle })) > waitsForSwitch {
+		if median(pick(func(s sample) float64 { return s.SwitchIdle })) > waits {
 			r.Limit = "generator"
 		}
 	}

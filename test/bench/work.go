@@ -55,8 +55,10 @@ type sample struct {
 	P50     float64 `json:"p50_us,omitempty"`
 	P99     float64 `json:"p99_us,omitempty"`
 	P999    float64 `json:"p999_us,omitempty"`
-	EmptyRX float64 `json:"empty_rx"` // share of the generator's looks that found no frame: it waited for the switch
-	Idle    float64 `json:"idle"`     // share of switchd's looks at its rings that found nothing: it waited for the generator
+	// Idle is the share of the time in which the generator found nothing to do: it waited for the switch.
+	Idle float64 `json:"generator_idle"`
+	// SwitchIdle is the same of switchd under W1, at least: there the generator is testpmd, which does not tell.
+	SwitchIdle float64 `json:"switch_idle,omitempty"`
 	Waited  float64 `json:"waited"`   // the larger of both threads' share of time without a processor
 	// Before and After are the round trips of a cache line between the two cores, in nanoseconds.
 	Before    float64 `json:"round_trip_before_ns"`
@@ -206,7 +208,7 @@ func (r *rig) generate(ctx context.Context, p *process, w work, s *sample) error
 	}
 	var result struct {
 		Mpps    float64 `json:"mpps"`
-		EmptyRX float64 `json:"empty_rx"`
+		Idle    float64 `json:"idle"`
 		Waited  float64 `json:"waited"`
 		P50     float64 `json:"p50_us"`
 		P99     float64 `json:"p99_us"`
@@ -220,7 +222,7 @@ func (r *rig) generate(ctx context.Context, p *process, w work, s *sample) error
 		log, _ := os.ReadFile(p.log)
 		return fmt.Errorf("no frame came through\n%s", tail(string(log), 8))
 	}
-	s.Mpps, s.EmptyRX, s.Waited, s.P50, s.P99, s.P999 = result.Mpps, result.EmptyRX, result.Waited, result.P50, result.P99, result.P999
+	s.Mpps, s.Idle, s.Waited, s.P50, s.P99, s.P999 = result.Mpps, result.Idle, result.Waited, result.P50, result.P99, result.P999
 	return nil
 }
 
@@ -270,18 +272,19 @@ func (r *rig) testpmd(ctx context.Context, c *contestant, w work, s *sample) err
 	if err := out.wait("testpmd>", 20*time.Second); err != nil {
 		return err
 	}
+	vain := c.vain(ctx)
 	say(fmt.Sprintf("set txpkts %d", w.Size))
 	say("start tx_first 16")
 	r.waker.stop()
 	time.Sleep(time.Second)
 	before, begin := runDelays(cmd.Process.Pid), time.Now()
-	idle := c.idle(ctx)
+	idle := c.looks(ctx)
 	say("clear port stats all")
 	measured := time.Now()
 	time.Sleep(time.Duration(r.seconds * float64(time.Second)))
 	say("show port stats all")
 	elapsed := time.Since(measured).Seconds()
-	s.Idle = c.idle(ctx).since(idle)
+	s.SwitchIdle = c.looks(ctx).idleSince(idle, vain)
 	s.Waited = longest(before, runDelays(cmd.Process.Pid)).Seconds() / time.Since(begin).Seconds()
 	say("stop")
 	say("quit")

@@ -15,6 +15,20 @@ static inline uint64_t now(void)
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
+/* A counter that costs little to read. */
+static inline uint64_t ticks(void)
+{
+#if defined(__x86_64__)
+	return __builtin_ia32_rdtsc();
+#elif defined(__aarch64__)
+	uint64_t t;
+	__asm__ volatile("mrs %0, cntvct_el0" : "=r"(t));
+	return t;
+#else
+	return now();
+#endif
+}
+
 /* Nanoseconds that this thread waited for its processor (schedstat in proc(5)). */
 static inline uint64_t run_delay(void)
 {

@@ -137,13 +137,13 @@ struct copy_result copy_run(const struct copy_options *o)
 		exit(1);
 	}
 	struct copy_result r = {0};
-	uint64_t from = now() + (uint64_t)(o->warmup * 1e9), end = from + (uint64_t)(o->seconds * 1e9), begun = 0, polls = 0, empty = 0;
+	uint64_t from = now() + (uint64_t)(o->warmup * 1e9), end = from + (uint64_t)(o->seconds * 1e9), begun = 0, idle = 0, all = 0, last = ticks();
 	for (uint64_t round = 0;; round++) {
 		if ((round & 255) == 0) {
 			uint64_t t = now();
 			if (!begun && t >= from) {
 				begun = t;
-				r.frames = polls = empty = 0;
+				r.frames = idle = all = 0;
 				__atomic_store_n(&measuring, 1, __ATOMIC_RELAXED);
 			}
 			if (begun && t >= end) {
@@ -151,16 +151,19 @@ struct copy_result copy_run(const struct copy_options *o)
 				break;
 			}
 		}
-		for (int i = 0; i < (o->both ? 2 : 1); i++) {
-			uint64_t n = serve(&way[i]);
-			r.frames += n;
-			polls++;
-			empty += n == 0;
-		}
+		uint64_t work = 0;
+		for (int i = 0; i < (o->both ? 2 : 1); i++)
+			work += serve(&way[i]);
+		r.frames += work;
+		uint64_t t = ticks();
+		all += t - last;
+		if (!work)
+			idle += t - last;
+		last = t;
 	}
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
 	pthread_join(thread, NULL);
-	r.empty = (double)empty / (double)polls;
+	r.idle = (double)idle / (double)all;
 	r.delay = copier_delay[1] - copier_delay[0];
 	return r;
 }

@@ -15,7 +15,7 @@ struct copy_options {
 struct copy_result {
 	uint64_t frames;
 	double seconds;
-	double empty;	/* share of looks that found nothing copied */
+	double idle;	/* share of the time in which the first core found nothing copied */
 	uint64_t delay; /* nanoseconds that the copying thread waited for its processor */
 };
 

@@ -61,7 +61,7 @@ static void write_frame(char *b, uint32_t p, uint32_t to, uint32_t n, uint32_t s
 static uint32_t peer(uint32_t p) { return p ^ 1; }
 
 struct counters {
-	uint64_t sent, received, bytes, polls, empty_tx, empty_rx, bad;
+	uint64_t sent, received, bytes, polls, empty_tx, empty_rx, bad, idle, all; /* the last two in ticks: rounds that found nothing, and all */
 };
 
 static uint32_t free_id[MAX_PORTS][32768]; /* transmit buffers that are ours */
@@ -269,7 +269,7 @@ struct result {
 static struct counters minus(struct counters a, struct counters b)
 {
 	struct counters d = {a.sent - b.sent, a.received - b.received, a.bytes - b.bytes, a.polls - b.polls, a.empty_tx - b.empty_tx,
-			     a.empty_rx - b.empty_rx, a.bad - b.bad};
+			     a.empty_rx - b.empty_rx, a.bad - b.bad, a.idle - b.idle, a.all - b.all};
 	return d;
 }
 
@@ -280,6 +280,7 @@ static struct result run(bool both, make_frame make, see_frame see)
 	struct result r = {.c = {0}};
 	uint64_t start = now(), from = start + (uint64_t)(option.warmup * 1e9), end = from + (uint64_t)(option.seconds * 1e9), measured = 0, delay = 0;
 	wake_all();
+	uint64_t last = ticks();
 	for (uint64_t round = 0;; round++) {
 		if ((round & 255) == 0) {
 			uint64_t t = now();
@@ -295,6 +296,7 @@ static struct result run(bool both, make_frame make, see_frame see)
 			if ((round & 0xfffff) == 0)
 				wake_all(); /* a switch that sleeps although it was asked not to */
 		}
+		uint32_t work = 0;
 		for (uint32_t p = 0; p < option.ports; p += 2) {
 			for (uint32_t side = 0; side < (both ? 2u : 1u); side++) {
 				uint32_t from_port = p + side, to = peer(from_port);
@@ -304,8 +306,14 @@ static struct result run(bool both, make_frame make, see_frame see)
 				c.polls++;
 				c.empty_rx += got == 0;
 				c.empty_tx += back == 0;
+				work += got + back;
 			}
 		}
+		uint64_t t = ticks();
+		c.all += t - last;
+		if (!work)
+			c.idle += t - last;
+		last = t;
 	}
 	r.delay = run_delay() - delay;
 	r.c = minus(c, begin);
@@ -413,7 +421,7 @@ static struct result run_copies(bool w3)
 {
 	struct copy_options o = {option.size, option.ring, option.copy_core, w3, w3, option.seconds, option.warmup};
 	struct copy_result c = copy_run(&o);
-	struct result r = {.c = {.sent = c.frames, .received = c.frames, .bytes = c.frames * option.size, .polls = 1000, .empty_rx = (uint64_t)(c.empty * 1000)},
+	struct result r = {.c = {.sent = c.frames, .received = c.frames, .bytes = c.frames * option.size, .all = 1000, .idle = (uint64_t)(c.idle * 1000)},
 			   .seconds = c.seconds,
 			   .delay = c.delay};
 	return r;
@@ -503,10 +511,11 @@ static void print_result(struct result r, bool latency)
 {
 	printf("{\"mode\":\"%s\",\"ports\":%u,\"size\":%u,\"ring\":%u,\"packed\":%s,\"in_order\":%s,\"addresses\":%u,", option.mode, option.ports, option.size,
 	       option.ring, option.packed ? "true" : "false", option.in_order ? "true" : "false", option.addresses * option.ports);
-	printf("\"seconds\":%.3f,\"frames\":%llu,\"sent\":%llu,\"mpps\":%.4f,\"gbps\":%.3f,\"bad\":%llu,\"empty_rx\":%.3f,\"empty_tx\":%.3f,\"waited\":%.4f",
+	printf("\"seconds\":%.3f,\"frames\":%llu,\"sent\":%llu,\"mpps\":%.4f,\"gbps\":%.3f,\"bad\":%llu,\"empty_rx\":%.3f,\"empty_tx\":%.3f,\"idle\":%.3f,\"waited\":%.4f",
 	       r.seconds, (unsigned long long)r.c.received, (unsigned long long)r.c.sent, (double)r.c.received / r.seconds / 1e6,
 	       (double)r.c.bytes * 8 / r.seconds / 1e9, (unsigned long long)r.c.bad, (double)r.c.empty_rx / (double)(r.c.polls ? r.c.polls : 1),
-	       (double)r.c.empty_tx / (double)(r.c.polls ? r.c.polls : 1), (double)r.delay / 1e9 / r.seconds);
+	       (double)r.c.empty_tx / (double)(r.c.polls ? r.c.polls : 1), (double)r.c.idle / (double)(r.c.all ? r.c.all : 1),
+	       (double)r.delay / 1e9 / r.seconds);
 	if (latency)
 		printf(",\"p50_us\":%.2f,\"p99_us\":%.2f,\"p999_us\":%.2f,\"max_us\":%.2f", percentile(0.5), percentile(0.99), percentile(0.999),
 		       (double)maximum / 1000);
