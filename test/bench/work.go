@@ -49,17 +49,17 @@ func (w work) String() string {
 
 // sample is one measurement.
 type sample struct {
-	Peer    string  `json:"peer"`
-	Work    work    `json:"work"`
-	Mpps    float64 `json:"mpps"`
-	P50     float64 `json:"p50_us,omitempty"`
-	P99     float64 `json:"p99_us,omitempty"`
-	P999    float64 `json:"p999_us,omitempty"`
+	Peer string  `json:"peer"`
+	Work work    `json:"work"`
+	Mpps float64 `json:"mpps"`
+	P50  float64 `json:"p50_us,omitempty"`
+	P99  float64 `json:"p99_us,omitempty"`
+	P999 float64 `json:"p999_us,omitempty"`
 	// Idle is the share of the time in which the generator found nothing to do: it waited for the switch.
 	Idle float64 `json:"generator_idle"`
 	// SwitchIdle is the same of switchd under W1, at least: there the generator is testpmd, which does not tell.
 	SwitchIdle float64 `json:"switch_idle,omitempty"`
-	Waited  float64 `json:"waited"`   // the larger of both threads' share of time without a processor
+	Waited     float64 `json:"waited"` // the larger of both threads' share of time without a processor
 	// Before and After are the round trips of a cache line between the two cores, in nanoseconds.
 	Before    float64 `json:"round_trip_before_ns"`
 	After     float64 `json:"round_trip_after_ns"`
@@ -207,13 +207,13 @@ func (r *rig) generate(ctx context.Context, p *process, w work, s *sample) error
 		return fmt.Errorf("generator: %w: %s\n%s", err, strings.TrimSpace(messages.String()), tail(string(log), 5))
 	}
 	var result struct {
-		Mpps    float64 `json:"mpps"`
-		Idle    float64 `json:"idle"`
-		Waited  float64 `json:"waited"`
-		P50     float64 `json:"p50_us"`
-		P99     float64 `json:"p99_us"`
-		P999    float64 `json:"p999_us"`
-		Frames  uint64  `json:"frames"`
+		Mpps   float64 `json:"mpps"`
+		Idle   float64 `json:"idle"`
+		Waited float64 `json:"waited"`
+		P50    float64 `json:"p50_us"`
+		P99    float64 `json:"p99_us"`
+		P999   float64 `json:"p999_us"`
+		Frames uint64  `json:"frames"`
 	}
 	if err := json.Unmarshal(out.Bytes(), &result); err != nil {
 		return fmt.Errorf("generator: %w: %s", err, out.String())
