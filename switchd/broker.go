@@ -73,8 +73,9 @@ func (n namedPort) mayUse(caller control.Peer) bool {
 
 // OpenDevice opens a character device that the configuration names.
 func (b broker) OpenDevice(_ context.Context, path string, caller control.Peer) (*os.File, error) {
-	if !slices.Contains(b.config.Devices, path) {
-		return nil, fmt.Errorf("%w: device %q; switchd hands out %q (option --device)", control.ErrForbidden, path, b.config.Devices)
+	known := slices.Concat(b.config.CUSEPaths(), b.config.Devices)
+	if !slices.Contains(known, path) {
+		return nil, fmt.Errorf("%w: device %q; switchd hands out %q (options --backend and --device)", control.ErrForbidden, path, known)
 	}
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {

@@ -29,6 +29,11 @@ type Config struct {
 	SocketDir   string   `toml:"socket-dir"`  // of named ports' sockets
 	StateDir    string   `toml:"state-dir"`   // where named ports are remembered
 
+	Backend     string   `toml:"backend"`      // "vhost-user", "cuse" or "both"
+	CUSEDevices []string `toml:"dev-basename"` // names of character devices below /dev, of --backend cuse and both
+	CUSEGroup   string   `toml:"cuse-group"`
+	CUSEMode    string   `toml:"cuse-mode"` // octal
+
 	ControlSocket string   `toml:"control"`
 	QEMUSocket    string   `toml:"qemu-socket"` // where QEMU processes ask for ports and devices; "none": nowhere
 	QEMUGroup     string   `toml:"qemu-group"`  // who may
@@ -106,8 +111,8 @@ func DefaultConfig() Config {
 	return Config{
 		Cores: []int{-1}, MainCore: -1,
 		SocketMode: "0660", SocketDir: filepath.Join(run, "ports"), StateDir: state, ControlSocket: filepath.Join(run, "switchd.sock"),
-		QEMUGroup: "kvm",
-		Uplink:    "none", VM2VM: 1, RxRetry: true, RxRetryNum: 4, RxRetryDelay: 15, VLANStrip: true, VLANBase: 1000,
+		QEMUGroup: "kvm", Backend: backendUser, CUSEGroup: "kvm", CUSEMode: "0660",
+		Uplink: "none", VM2VM: 1, RxRetry: true, RxRetryNum: 4, RxRetryDelay: 15, VLANStrip: true, VLANBase: 1000,
 		Poll: "adaptive", MTU: 1500, MaxQueuePairs: 8, MACLimit: 64, AddressAge: 300, LogFormat: "text", LogLevel: "info",
 	}
 }
@@ -240,7 +245,7 @@ func (c *Config) Validate() error {
 		oneOf("--log-format", c.LogFormat, "text", "json"),
 		oneOf("--log-level", c.LogLevel, "debug", "info", "warn", "error"),
 		c.checkUplink(), c.checkMode(), c.checkCores(), c.checkSockets(), socketPath("--control", c.ControlSocket, maxListenPath),
-		c.checkBroker(),
+		c.checkBroker(), c.checkCUSE(),
 	} {
 		if err != nil {
 			all = multierror.Append(all, err)

@@ -140,6 +140,9 @@ func (d *Daemon) serve(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := d.openDevices(); err != nil {
+		return err
+	}
 	if err := d.restorePorts(); err != nil {
 		return err
 	}
@@ -154,7 +157,7 @@ func (d *Daemon) serve(ctx context.Context) error {
 	if d.config.Stats > 0 {
 		go d.showStats(ctx)
 	}
-	d.log.Info("ready", "sockets", d.config.SocketFiles, "control", d.config.ControlSocket, "uplink", d.config.Uplink,
+	d.log.Info("ready", "sockets", d.config.SocketFiles, "devices", d.config.CUSEPaths(), "control", d.config.ControlSocket, "uplink", d.config.Uplink,
 		"vm2vm", d.config.VM2VM, "cores", d.config.Cores, "poll", d.config.Poll)
 	return nil
 }

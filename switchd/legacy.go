@@ -44,9 +44,9 @@ type option struct {
 
 // legacy is the state of parsing.
 type legacy struct {
-	config   Config
-	cores    []int
-	basename string
+	config    Config
+	cores     []int
+	basenames []string
 }
 
 // ealOptions come before "--". Those without apply mean nothing here.
@@ -71,8 +71,12 @@ var appOptions = map[string]option{
 	"-P":       {flag: true, apply: func(l *legacy, _ string) error { l.config.Promiscuous = true; return nil }},
 	"--client": {flag: true, apply: func(l *legacy, _ string) error { l.config.Client = true; return nil }},
 	"--dev-basename": {apply: func(l *legacy, v string) error {
-		l.basename = v
+		l.basenames = append(l.basenames, v)
 		return socketPath("--dev-basename", v, maxListenPath)
+	}},
+	"--backend": {apply: func(l *legacy, v string) error { // not of the sample, which was built for one or the other
+		l.config.Backend = v
+		return oneOf("--backend", v, backendUser, backendCUSE, backendBoth)
 	}},
 	"--socket-file": {apply: func(l *legacy, v string) error {
 		l.config.SocketFiles = append(l.config.SocketFiles, v)
@@ -109,7 +113,7 @@ const defaultBasename = "vhost-net"
 // meaning here are accepted and leave a notice.
 func ParseLegacy(args []string, defaults Config) (Config, error) {
 	l := &legacy{config: defaults}
-	l.config.SocketFiles = nil // the old command line says which socket, not the file
+	l.config.SocketFiles, l.config.CUSEDevices = nil, nil // the old command line says which socket, not the file
 	l.config.Notices = slices.Clone(defaults.Notices)
 	l.config.MainCore = -1
 	eal, app := args, []string(nil)
@@ -126,10 +130,12 @@ func ParseLegacy(args []string, defaults Config) (Config, error) {
 		return Config{}, err
 	}
 	switch {
-	case l.basename != "":
-		l.config.SocketFiles = append([]string{l.basename}, l.config.SocketFiles...)
-	case len(l.config.SocketFiles) == 0:
-		l.config.SocketFiles = []string{defaultBasename}
+	case len(l.basenames) > 0 && !l.config.UsesCUSE():
+		l.config.Name(l.basenames[len(l.basenames)-1]) // the sample's last one holds
+	case len(l.basenames) > 0:
+		l.config.Name(l.basenames...)
+	case len(l.config.SocketFiles) == 0 || l.config.UsesCUSE():
+		l.config.Name(defaultBasename)
 	}
 	if err := l.assignCores(); err != nil {
 		return Config{}, fmt.Errorf("%w: %w", ErrUsage, err)

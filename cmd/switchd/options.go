@@ -12,8 +12,8 @@ import (
 	"vhostkit/templates/man"
 )
 
-const description = `Guests connect to a Unix socket over vhost-user; each connection becomes a port. The command
-lines of DPDK's vhost sample application work unchanged, too.
+const description = `Guests connect to a Unix socket over vhost-user, or to a character device (--backend cuse); each
+connection becomes a port. The command lines of DPDK's vhost sample application work unchanged, too.
 
 EXAMPLES
    Two or more guests, no way out:
@@ -22,6 +22,8 @@ EXAMPLES
       switchd --socket-file /run/vhostkit/vhost.sock --uplink tap:vhk0
    Workers on cores 2 and 3 that never sleep:
       switchd --cores 2-3 --poll busy
+   A character device for QEMUs with vhost=on, beside the socket:
+      switchd --backend both --dev-basename usvhost
    As ever:
       switchd -c f -n 4 --socket-mem 1024 --huge-dir /mnt/huge -- -p 0x1 --dev-basename usvhost
 
@@ -88,6 +90,10 @@ func flags(d switchd.Config) []cli.Flag {
 		&cli.BoolFlag{Name: "man", Usage: "print the manual page", Hidden: true},
 		&cli.BoolFlag{Name: "check-config", Usage: "check the configuration and exit"},
 		&cli.StringSliceFlag{Name: "socket-file", Usage: "vhost-user socket `PATH`; repeatable (default: " + switchd.DefaultSocket(d) + ")"},
+		&cli.StringFlag{Name: "backend", Usage: "vhost-user: sockets; cuse: character devices for QEMU's vhost=on; both", Value: d.Backend},
+		&cli.StringSliceFlag{Name: "dev-basename", Usage: "`NAME` of the device /dev/NAME (--backend cuse, both), of the socket (vhost-user, both); repeatable (default of cuse: " + switchd.DefaultDevice + ")"},
+		&cli.StringFlag{Name: "cuse-group", Usage: "`GROUP` of the devices", Value: d.CUSEGroup},
+		&cli.StringFlag{Name: "cuse-mode", Usage: "octal `MODE` of the devices", Value: d.CUSEMode},
 		&cli.BoolFlag{Name: "client", Usage: "connect to the sockets, where QEMU listens, and reconnect"},
 		&cli.StringFlag{Name: "socket-group", Usage: "`GROUP` of the sockets"},
 		&cli.StringFlag{Name: "socket-mode", Usage: "octal `MODE` of the sockets", Value: d.SocketMode},
@@ -140,7 +146,14 @@ func fromFlags(c *cli.Context, config switchd.Config) (switchd.Config, error) {
 	if err := override(c, &config); err != nil {
 		return config, err
 	}
-	if len(config.SocketFiles) == 0 {
+	if c.IsSet("dev-basename") {
+		config.CUSEDevices = nil
+		config.Name(c.StringSlice("dev-basename")...)
+	}
+	if config.UsesCUSE() && len(config.CUSEDevices) == 0 {
+		config.CUSEDevices = []string{switchd.DefaultDevice}
+	}
+	if len(config.SocketFiles) == 0 && config.UsesSockets() {
 		config.SocketFiles = []string{switchd.DefaultSocket(config)}
 	}
 	config.CheckOnly = c.Bool("check-config")
@@ -152,6 +165,7 @@ func override(c *cli.Context, config *switchd.Config) error {
 	for name, to := range map[string]*string{
 		"socket-group": &config.SocketGroup, "socket-mode": &config.SocketMode, "socket-dir": &config.SocketDir,
 		"state-dir": &config.StateDir, "control": &config.ControlSocket, "uplink": &config.Uplink, "poll": &config.Poll,
+		"backend": &config.Backend, "cuse-group": &config.CUSEGroup, "cuse-mode": &config.CUSEMode,
 		"qemu-socket": &config.QEMUSocket, "qemu-group": &config.QEMUGroup, "log-format": &config.LogFormat, "log-level": &config.LogLevel, "cpuprofile": &config.CPUProfile,
 	} {
 		if c.IsSet(name) {
