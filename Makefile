@@ -9,7 +9,7 @@ KEEP_ENV := VHOSTKIT_CACHE,VHOSTKIT_AGENT,VHOSTKIT_KERNEL,VHOSTKIT_MODULES,VHOST
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=$(KEEP_ENV))
 CACHE := $(shell . test/setup/lib.sh && cache_dir)
 # Everything that is not end to end; those tests run on their own, with the machine to themselves.
-UNIT = $(shell $(GO) list ./... 2>/dev/null | grep -v -e /test/e2e -e /test/bench)
+UNIT = $(shell $(GO) list ./... 2>/dev/null | grep -v -e /test/e2e -e /test/bench -e /test/packages)
 FUZZTIME ?= 10m
 # cgo is for libvirt's library alone, which vhostctl loads when it runs: neither it nor its headers are needed for building.
 export CGO_ENABLED ?= 0
@@ -45,33 +45,42 @@ NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.1
 
 .PHONY: install
 install: man ## programs, units, manual pages, completion; DESTDIR and PREFIX (/usr) as usual
-	install -d $(SBIN) $(LIB)/systemd/system $(LIB)/sysusers.d $(LIB)/tmpfiles.d $(SHARE)/man/man8 $(SHARE)/bash-completion/completions \
+	umask 022; install -d $(SBIN) $(LIB)/systemd/system $(LIB)/sysusers.d $(LIB)/tmpfiles.d $(LIB)/udev/rules.d $(SHARE)/man/man8 $(SHARE)/bash-completion/completions \
 		$(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d $(SHARE)/doc/vhostkit
 	install -m 755 bin/switchd bin/vhostctl bin/qemu-wrap $(SBIN)
 	install -m 644 systemd/*.service systemd/*.socket $(LIB)/systemd/system
 	install -m 644 systemd/sysusers.d/vhostkit.conf $(LIB)/sysusers.d
 	install -m 644 systemd/tmpfiles.d/vhostkit.conf $(LIB)/tmpfiles.d
+	install -m 644 templates/usvhost.rules $(LIB)/udev/rules.d/60-vhostkit.rules
 	install -m 644 bin/man/*.8 $(SHARE)/man/man8
-	bin/vhostctl completion bash >$(SHARE)/bash-completion/completions/vhostctl
-	bin/vhostctl completion zsh >$(SHARE)/zsh/site-functions/_vhostctl
-	bin/vhostctl completion fish >$(SHARE)/fish/vendor_completions.d/vhostctl.fish
+	umask 022; bin/vhostctl completion bash >$(SHARE)/bash-completion/completions/vhostctl
+	umask 022; bin/vhostctl completion zsh >$(SHARE)/zsh/site-functions/_vhostctl
+	umask 022; bin/vhostctl completion fish >$(SHARE)/fish/vendor_completions.d/vhostctl.fish
 	install -m 644 README.md LICENSE templates/switchd.toml templates/qemu-wrap.toml $(SHARE)/doc/vhostkit
 
 .PHONY: uninstall
 uninstall: ## what install put there
 	rm -f $(SBIN)/switchd $(SBIN)/vhostctl $(SBIN)/qemu-wrap $(LIB)/systemd/system/switchd.service $(LIB)/systemd/system/switchd.socket \
 		$(LIB)/systemd/system/vhostkit-hugepages.service $(LIB)/sysusers.d/vhostkit.conf $(LIB)/tmpfiles.d/vhostkit.conf \
-		$(SHARE)/man/man8/switchd.8 $(SHARE)/man/man8/vhostctl.8 $(SHARE)/man/man8/qemu-wrap.8 \
+		$(LIB)/udev/rules.d/60-vhostkit.rules $(SHARE)/man/man8/switchd.8 $(SHARE)/man/man8/vhostctl.8 $(SHARE)/man/man8/qemu-wrap.8 \
 		$(SHARE)/bash-completion/completions/vhostctl $(SHARE)/zsh/site-functions/_vhostctl $(SHARE)/fish/vendor_completions.d/vhostctl.fish
 	rm -rf $(SHARE)/doc/vhostkit
 
+PACKAGE_DIR ?= bin
+STAGE ?= .cache/stage
+
 .PHONY: packages
 packages: ## .deb and .rpm into bin/
-	rm -rf .cache/stage
-	@$(MAKE) --no-print-directory install DESTDIR=.cache/stage PREFIX=/usr
+	rm -rf '$(STAGE)'
+	@$(MAKE) --no-print-directory install DESTDIR='$(STAGE)' PREFIX=/usr
+	# Not in the tree, of which nfpm takes every directory: /usr/lib/udev belongs to others.
+	mv '$(STAGE)/usr/lib/udev/rules.d/60-vhostkit.rules' '$(STAGE).udev' && rmdir -p --ignore-fail-on-non-empty '$(STAGE)/usr/lib/udev/rules.d'
+	sed 's|@WRAPPER@|/usr/bin/qemu-wrap|; s|@DEVICES@|/dev/usvhost* rw,|' templates/apparmor-libvirt-qemu >'$(STAGE).apparmor'
+	chmod 644 '$(STAGE).apparmor'
+	glibc=$$(objdump -T bin/vhostctl | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -n 1); \
 	for kind in deb rpm; do \
-		ARCH=$$($(GO) env GOARCH) VERSION=$(PACKAGE_VERSION) STAGE=.cache/stage $(GO) run $(NFPM) package \
-			--config templates/package/nfpm.yaml --packager $$kind --target bin/ || exit 1; \
+		GLIBC=$${glibc#GLIBC_} ARCH=$$($(GO) env GOARCH) VERSION='$(PACKAGE_VERSION)' STAGE='$(STAGE)' $(GO) run $(NFPM) package \
+			--config templates/package/nfpm.yaml --packager $$kind --target '$(PACKAGE_DIR)/' || exit 1; \
 	done
 
 .PHONY: demo
@@ -120,8 +129,8 @@ race: ## the same under the race detector
 .PHONY: e2e
 e2e: ## end to end: QEMU guests, DPDK's testpmd, hostile front-ends (root)
 	@if [ -d test/e2e ]; then \
-		echo "$(GO) test -count=1 -p 1 -timeout 25m ./test/e2e/... ./test/bench/..."; \
-		$(GO) test -count=1 -p 1 -timeout 25m ./test/e2e/... ./test/bench/...; \
+		echo "$(GO) test -count=1 -p 1 -timeout 25m ./test/e2e/... ./test/packages/... ./test/bench/..."; \
+		$(GO) test -count=1 -p 1 -timeout 25m ./test/e2e/... ./test/packages/... ./test/bench/...; \
 	fi
 
 .PHONY: fuzz
@@ -129,8 +138,8 @@ fuzz: ## each fuzz target for FUZZTIME (10m)
 	test/setup/fuzz.sh $(FUZZTIME)
 
 .PHONY: fuzz-short
-fuzz-short: ## each fuzz target for 30 seconds
-	test/setup/fuzz.sh 30s
+fuzz-short: ## each fuzz target for 15 seconds
+	test/setup/fuzz.sh 15s
 
 .PHONY: bench
 bench: ## switchd against the switches that can be had beside it (root, two cores, about 20 minutes); BENCH="-short" for a look

@@ -2,8 +2,14 @@
 # Makes the user and the directories; starts nothing. Also run by dpkg's trigger when QEMU is upgraded.
 set -e
 # libvirt remembers what an emulator can do by the time of its file: the wrapper's must change with QEMU's.
-touch -c /usr/bin/qemu-wrap
-[ "$1" = triggered ] && exit 0
+# (An .rpm's is new after each installation, and rpm -V looks at the time.)
+case "$1" in
+triggered)
+	touch -c /usr/bin/qemu-wrap
+	exit 0
+	;;
+configure) touch -c /usr/bin/qemu-wrap ;;
+esac
 if command -v systemd-sysusers >/dev/null; then
 	systemd-sysusers /usr/lib/sysusers.d/vhostkit.conf
 elif ! getent passwd vhostkit >/dev/null; then
@@ -14,6 +20,6 @@ if command -v systemd-tmpfiles >/dev/null; then
 	systemd-tmpfiles --create /usr/lib/tmpfiles.d/vhostkit.conf || true
 fi
 if [ -d /run/systemd/system ]; then
-	systemctl daemon-reload
+	systemctl daemon-reload || true
 fi
 exit 0

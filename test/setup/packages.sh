@@ -25,11 +25,12 @@ package_names() {
 	apt)
 		echo qemu-system-x86 ipxe-qemu seabios busybox-static iproute2 kmod xz-utils zstd ca-certificates git make
 		[ "$1" = test ] && echo dpdk dpdk-dev ethtool tcpdump gcc libc6-dev libvirt-daemon-system libvirt-clients \
-			libvirt-daemon-driver-qemu apparmor
+			libvirt-daemon-driver-qemu apparmor debootstrap rpm binutils e2fsprogs systemd
 		;;
 	dnf)
 		echo qemu-system-x86-core ipxe-roms-qemu seabios-bin busybox iproute kmod xz zstd ca-certificates git-core make cpio
-		[ "$1" = test ] && echo dpdk ethtool tcpdump gcc glibc-devel libvirt-daemon libvirt-daemon-driver-qemu libvirt-client
+		[ "$1" = test ] && echo dpdk ethtool tcpdump gcc glibc-devel libvirt-daemon libvirt-daemon-driver-qemu libvirt-client \
+			rpm binutils e2fsprogs systemd
 		;;
 	esac
 	return 0
