@@ -57,6 +57,9 @@ type Config struct {
 	KernelArgs string
 	// QEMUArgs is appended to QEMU's arguments.
 	QEMUArgs []string
+	// QEMU is the program; empty: what FindQEMU finds. Machine is its -machine type with options, "pc" by default; the PCI addresses of what
+	// this package plugs in are the same with "q35".
+	QEMU, Machine string
 	// Accel is "kvm", "tcg", or empty to find out with the probe.
 	Accel string
 	// CPUModel is QEMU's -cpu, "max" by default: DPDK needs SSE4.2, and its vectorized drivers AVX2.
@@ -76,6 +79,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MemoryMiB == 0 {
 		c.MemoryMiB = 256
+	}
+	if c.Machine == "" {
+		c.Machine = "pc"
 	}
 	if c.CPUModel == "" {
 		c.CPUModel = "max"

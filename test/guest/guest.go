@@ -72,7 +72,10 @@ func Start(ctx context.Context, cfg Config) (*Guest, error) {
 
 // launch starts QEMU.
 func (g *Guest) launch(ctx context.Context) error {
-	qemu, err := FindQEMU()
+	qemu, err := g.cfg.QEMU, error(nil)
+	if qemu == "" {
+		qemu, err = FindQEMU()
+	}
 	if err != nil {
 		return err
 	}

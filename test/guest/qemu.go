@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -51,6 +52,19 @@ func FindQEMU() (string, error) {
 	return "", ErrNoQEMU
 }
 
+// NewQEMU returns the path of a QEMU with a vfio-user client (10.1 or newer). Where the installed one is older, test/setup/qemu-new.sh unpacks one
+// into the cache. root is the module's directory.
+func NewQEMU(ctx context.Context, root string) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(root, "test/setup/qemu-new.sh"))
+	var messages strings.Builder
+	cmd.Stderr = &messages
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("find a QEMU with a vfio-user client: %w: %s", err, strings.TrimSpace(messages.String()))
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
 // QEMUVersion asks the QEMU at path for its version.
 func QEMUVersion(ctx context.Context, path string) (Version, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -94,7 +108,7 @@ func arguments(c Config, m machine) ([]string, error) {
 	args := []string{
 		"-name", "guest=" + comma(c.Name),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-machine", "pc,accel=" + m.accel + ",memory-backend=mem,usb=off,vmport=off",
+		"-machine", c.Machine + ",accel=" + m.accel + ",memory-backend=mem,usb=off,vmport=off",
 		"-cpu", c.CPUModel, "-smp", strconv.Itoa(c.CPUs), "-m", fmt.Sprintf("%dM", c.MemoryMiB),
 		"-object", memory,
 		"-chardev", "file,id=console,path=" + comma(m.console), "-serial", "chardev:console",
