@@ -34,7 +34,7 @@ func openChannel() (Channel, error) {
 	f, err := openControl()
 	if missing(err) {
 		reason := loadModule()
-		if f, err = openControl(); missing(err) && reason == nil {
+		if f, err = openControl(); missing(err) && present() {
 			if err = makeNode(controlDevice, unix.Mkdev(controlMajor, controlMinor), 0o600); err == nil {
 				f, err = openControl()
 			}
@@ -53,6 +53,12 @@ func openChannel() (Channel, error) {
 }
 
 func openControl() (*os.File, error) { return os.OpenFile(controlDevice, os.O_RDWR, 0) }
+
+// present tells that the kernel has the device, if perhaps no node for it: in the kernel itself, or as a module that is loaded.
+func present() bool {
+	_, err := os.Stat("/sys/class/misc/cuse")
+	return err == nil
+}
 
 func missing(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO)
