@@ -9,7 +9,7 @@ import (
 
 // inside checks an access against the region's size.
 func (x *session) inside(a access) error {
-	if size := x.size(a.region); a.offset > size || uint64(a.count) > size-a.offset {
+	if size := x.size(a.region); size == 0 || a.offset > size || uint64(a.count) > size-a.offset {
 		return fmt.Errorf("%d bytes at %#x of region %d, which has %d: %w", a.count, a.offset, a.region, size, unix.EINVAL)
 	}
 	return nil
