@@ -46,6 +46,15 @@ func (e *Env) cuseDevices(ctx context.Context) []string {
 		for _, d := range c["device"] {
 			seen[d] = true
 		}
+		if b := c.value("backend"); b == "cuse" || b == "both" {
+			names := c["dev-basename"]
+			if len(names) == 0 {
+				names = []string{"usvhost"}
+			}
+			for _, name := range names {
+				seen["/dev/"+name] = true
+			}
+		}
 		if c.value("mode") == "cuse" {
 			seen[firstOf(c.value("us_vhost_path"), "/dev/usvhost")] = true
 		}

@@ -72,6 +72,11 @@ var hostScenarios = []scenario{
 	{"cuse", "no module", func(r *rig) { useCUSE(r); delete(r.files, "/dev/cuse") }, Fail, "not loaded", "modprobe cuse"},
 	{"cuse", "no device", func(r *rig) { useCUSE(r); delete(r.files, "/dev/usvhost") }, Fail, "/dev/usvhost is not there", "restart switchd"},
 	{"cuse", "closed device", func(r *rig) { useCUSE(r); r.files.mode("/dev/usvhost", 0o600, 0, 0) }, OK, "passes descriptors", ""},
+	{"cuse", "by the backend", func(r *rig) {
+		r.files.put("/etc/vhostkit/switchd.toml", "backend = \"both\"\ndev-basename = [\"one\", \"two\"]\n")
+		r.files.mode("/dev/cuse", fs.ModeCharDevice|0o600, 0, 0)
+		r.files.mode("/dev/one", fs.ModeCharDevice|0o660, 0, kvmGID)
+	}, Fail, "/dev/two is not there", "restart switchd"},
 	{"cuse", "by the wrapper", func(r *rig) { r.files.put(wrapperConf, "mode = \"cuse\"\n") }, Fail, "not loaded", "modprobe cuse"},
 	{"cuse", "by the domain", func(r *rig) { r.edit("<model type='virtio'/>", "<model type='virtio'/><backend vhost='/dev/vhX'/>") }, Fail, "", "modprobe"},
 

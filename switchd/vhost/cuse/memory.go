@@ -118,10 +118,16 @@ func (p *process) file(result *found, m mapping) (int, error) {
 		return fd, nil
 	}
 	fd, err := p.openFile(m)
-	if err == nil {
-		result.files[id] = fd
+	if err != nil {
+		return -1, err
 	}
-	return fd, err
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil || st.Type == unix.FUSE_SUPER_MAGIC {
+		unix.Close(fd)
+		return -1, fmt.Errorf("%s is on a FUSE file system, whose server could stop the switch at any page: %w", m.Path, unix.EOPNOTSUPP)
+	}
+	result.files[id] = fd
+	return fd, nil
 }
 
 // openFile gets the file from the process's descriptors: with one of those it can do no more than the process could. Where the process has

@@ -58,17 +58,20 @@ func (n node) publish(a unixsocket.Access) error {
 	if err != nil {
 		return fmt.Errorf("the kernel did not take the name of %s: %w", n.path, err)
 	}
-	var st unix.Stat_t
-	err = unix.Lstat(n.path, &st)
-	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != dev {
-		if err == nil {
-			_ = unix.Unlink(n.path)
-		}
+	if !n.there() {
+		_ = unix.Unlink(n.path)
 		if err := makeNode(n.path, dev, uint32(a.Mode.Perm())); err != nil {
 			return err
 		}
 	}
 	return n.permit(a)
+}
+
+// there tells that the node is the device's.
+func (n node) there() bool {
+	dev, err := n.number()
+	var st unix.Stat_t
+	return err == nil && unix.Lstat(n.path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == dev
 }
 
 // permit sets group and mode. A group that this machine does not have must not keep root's QEMU from working.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"regexp"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -66,7 +67,12 @@ func Open(c Config) (*Server, error) {
 		channel.Close()
 		return nil, err
 	}
-	if err := n.publish(c.Access); err != nil {
+	err = n.publish(c.Access)
+	if errors.Is(err, unix.EPERM) && n.there() {
+		c.Log.Warn("access to the device is left to udev: switchd may not set it (it takes CAP_CHOWN and CAP_FOWNER)", "error", err)
+		err = nil
+	}
+	if err != nil {
 		channel.Close()
 		return nil, err
 	}
@@ -124,12 +130,28 @@ func (s *Server) Serve(ctx context.Context) error {
 	for _, session := range s.sessions {
 		close(session.jobs)
 	}
-	s.running.Wait()
+	s.wait()
 	s.Close()
 	if ctx.Err() != nil {
 		return nil
 	}
 	return err
+}
+
+// stopTimeout is how long the end of devices may take. One could hang in a file system that its owner serves.
+const stopTimeout = 5 * time.Second
+
+func (s *Server) wait() {
+	ended := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(stopTimeout):
+		s.log.Error("a device does not end; going on without it")
+	}
 }
 
 // read hands each request to its session. It never waits for one: what a caller does must not hold up the others.
