@@ -40,7 +40,7 @@ func command(t *testing.T, limit time.Duration, argv ...string) string {
 // tryIn runs a program in a root, with namespaces of its own: what it mounts or leaves behind ends with it.
 func tryIn(t *testing.T, root string, argv ...string) (string, error) {
 	t.Helper()
-	script := `mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && mount --make-rslave "$0/dev" && mount -t tmpfs tmpfs "$0/run" && exec chroot "$0" "$@"`
+	script := `mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && mount --make-rslave "$0/dev" && mount --rbind /sys "$0/sys" && mount --make-rslave "$0/sys" && mount -t tmpfs tmpfs "$0/run" && exec chroot "$0" "$@"`
 	return try(t, 3*time.Minute, append([]string{"unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, root}, argv...)...)
 }
 
