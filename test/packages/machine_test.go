@@ -58,6 +58,9 @@ func newMachine(t *testing.T, prepare func(root string)) machine {
 	write(t, root, "/etc/machine-id", "0123456789abcdef0123456789abcdef\n")
 	in(t, root, "systemctl", "enable", "rig.service")
 	in(t, root, append([]string{"systemctl", "mask"}, masked...)...)
+	if err := os.MkdirAll(filepath.Join(root, "var/log/journal"), 0o755); err != nil { // kept over a reboot
+		t.Fatal(err)
+	}
 	prepare(root)
 	m := machine{filepath.Join(t.TempDir(), "disk"), filepath.Join(t.TempDir(), "stage")}
 	program(t, "vhostkit/test/packages/stage", m.stage)

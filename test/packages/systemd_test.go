@@ -82,13 +82,7 @@ func TestSystemd(t *testing.T) {
 		in(t, root, "chmod", "755", "/usr/local/sbin/update-grub")
 		in(t, root, "vhostctl", "provision-hugepages", "--persist", "--page-size", "2M", "--for-vms", "64M", "--for-switch", "16M", "--yes")
 	})
-	start := time.Now()
-	s := service{m.boot(ctx, t), ctx}
-	s.until(t, 2*time.Minute, "switchd.service is active", func() (string, bool) {
-		state := s.property(t, "switchd.service", "ActiveState")
-		return state, state == "active"
-	})
-	t.Logf("booted, and the switch serves, %v after power-on", time.Since(start).Round(100*time.Millisecond))
+	s := powerOn(ctx, t, m)
 	for _, part := range []struct {
 		name string
 		run  func(t *testing.T, s service)
@@ -101,6 +95,42 @@ func TestSystemd(t *testing.T) {
 			t.Logf("the journal:\n%s", s.journal(t))
 		}
 		t.Logf("%s: %v", part.name, time.Since(begun).Round(100*time.Millisecond))
+	}
+	t.Run("reboot", func(t *testing.T) { rebooted(ctx, t, s, m) })
+}
+
+// powerOn boots the machine and waits for the switch.
+func powerOn(ctx context.Context, t *testing.T, m machine) service {
+	t.Helper()
+	start := time.Now()
+	s := service{m.boot(ctx, t), ctx}
+	s.until(t, 2*time.Minute, "switchd.service is active", func() (string, bool) {
+		state := s.property(t, "switchd.service", "ActiveState")
+		return state, state == "active"
+	})
+	t.Logf("booted, and the switch serves, %v after power-on", time.Since(start).Round(100*time.Millisecond))
+	return s
+}
+
+// rebooted: the machine goes down with the switch running and comes up with its ports and pages.
+func rebooted(ctx context.Context, t *testing.T, s service, m machine) {
+	s.run(t, "systemctl", "start", "switchd.service")
+	// The agent goes down with the machine, perhaps before it answers.
+	_, _ = s.Run(ctx, "systemctl", "poweroff")
+	select {
+	case <-s.Done():
+	case <-time.After(2 * time.Minute):
+		t.Fatalf("the machine does not go down:\n%s", tail(s.Console(), 40))
+	}
+	s = powerOn(ctx, t, m)
+	afterBoot(t, s)
+	if list := s.run(t, "vhostctl", "ports", "-o", "json"); !strings.Contains(list, `"vm1"`) || !strings.Contains(list, `"vm2"`) {
+		t.Errorf("after a reboot its ports are gone: %s", list)
+	}
+	s.exchange(t)
+	last := s.run(t, "journalctl", "--no-pager", "-o", "cat", "-b", "-1", "-u", "switchd.service")
+	if got := tail(last, 3); !strings.Contains(got, "Deactivated successfully") {
+		t.Errorf("the shutdown of the machine stopped the switch like this:\n%s", tail(last, 15))
 	}
 }
 
@@ -239,7 +269,7 @@ func watchdog(t *testing.T, s service) {
 	pid := s.property(t, "switchd.service", "MainPID")
 	s.kill(t, "STOP", pid)
 	s.again(t, pid, before)
-	if text := s.run(t, "journalctl", "--no-pager", "-u", "switchd.service"); !strings.Contains(text, "Watchdog timeout") {
+	if text := s.run(t, "journalctl", "--no-pager", "-o", "short-monotonic", "-u", "switchd.service"); !strings.Contains(text, "Watchdog timeout") {
 		t.Errorf("it was not the watchdog:\n%s", text)
 	}
 	s.exchange(t)
