@@ -143,6 +143,14 @@ func (r Request) check(page bytesize.Size, s pool.State) error {
 	if r.ForVMs == 0 && r.ForSwitch == 0 && len(r.Nodes) == 0 && len(r.Domains) == 0 {
 		return fmt.Errorf("%w: nothing is asked for; say --for-vms SIZE, --for-domains, --node N=COUNT or --for-switch SIZE", ErrRequest)
 	}
+	for option, size := range map[string]bytesize.Size{"--for-vms": r.ForVMs, "--for-switch": r.ForSwitch} {
+		if size > 0 && size < bytesize.MiB {
+			return fmt.Errorf("%w: %s %d means bytes, for which a whole page would be reserved; say a unit, such as %dG or %dM", ErrRequest, option, size, size, size)
+		}
+	}
+	if r.Nodes != nil && sumNodes(r.Nodes) == 0 {
+		return fmt.Errorf("%w: --node places no page at all", ErrRequest)
+	}
 	for _, size := range []bytesize.Size{page, switchPage} {
 		if !slices.Contains(s.Sizes(), size) && (size == page || r.ForSwitch > 0) {
 			return fmt.Errorf("%w: this machine has no pages of %v, only of %v (1G needs pdpe1gb in /proc/cpuinfo)", ErrRequest, size, s.Sizes())

@@ -8,15 +8,19 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"vhostkit/hugepages/bytesize"
+	"vhostkit/hugepages/mntent"
 )
 
 // Errors that callers test.
 var (
 	// ErrUnparsable says that the file holds something that this package does not follow.
 	ErrUnparsable = errors.New("cannot be changed safely")
+	// ErrNotMounted says that the line for the mount point is there, and that somebody does not want it to be used.
+	ErrNotMounted = errors.New("the hugetlbfs is not mounted")
 	// ErrConflict says that something else is mounted there.
 	ErrConflict = errors.New("another file system has that mount point")
 )
@@ -82,9 +86,6 @@ func isBlank(c byte) bool { return c == ' ' || c == '\t' || c == '\r' }
 
 func (t *Table) text(f field) string { return string(t.content[f.start:f.end]) }
 
-// octal are the escapes that getmntent(3) knows.
-var octal = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-
 // PageSize is the page size of the hugetlbfs that is mounted at a path; ok tells whether there is such a line. A line without an option
 // for it has the kernel's default size: 0.
 func (t *Table) PageSize(path string) (size bytesize.Size, ok bool) {
@@ -99,37 +100,37 @@ func (t *Table) PageSize(path string) (size bytesize.Size, ok bool) {
 // find is the last entry of a mount point: it is mounted over the others.
 func (t *Table) find(path string) *line {
 	for i := len(t.lines) - 1; i >= 0; i-- {
-		if filepath.Clean(octal.Replace(t.text(t.lines[i].fields[1]))) == filepath.Clean(path) {
+		if filepath.Clean(mntent.Decode(t.text(t.lines[i].fields[1]))) == filepath.Clean(path) {
 			return &t.lines[i]
 		}
 	}
 	return nil
 }
 
-// option finds the page size among a line's options.
-func (t *Table) option(l line) (field, bytesize.Size) {
+// option finds the page size among a line's options. Of several the last counts, as for the kernel.
+func (t *Table) option(l line) (where field, size bytesize.Size) {
 	if len(l.fields) < 4 {
 		return field{}, 0
 	}
 	at := l.fields[3].start
 	for _, o := range strings.Split(t.text(l.fields[3]), ",") {
 		if value, ok := strings.CutPrefix(o, "pagesize="); ok {
-			size, _ := bytesize.Parse(value)
-			return field{at, at + len(o)}, size
+			size, _ = bytesize.Parse(value)
+			where = field{at, at + len(o)}
 		}
 		at += len(o) + 1
 	}
-	return field{}, 0
+	return where, size
+}
+
+// atBoot tells whether a line is mounted without being asked for.
+func (t *Table) atBoot(l line) bool {
+	return len(l.fields) < 4 || !slices.Contains(strings.Split(t.text(l.fields[3]), ","), "noauto")
 }
 
 // Line is the entry for a hugetlbfs.
 func Line(path string, size bytesize.Size) string {
-	return fmt.Sprintf("hugetlbfs %s hugetlbfs pagesize=%v 0 0", escape(path), size)
-}
-
-// escape writes a path as a field.
-func escape(path string) string {
-	return strings.NewReplacer(`\`, `\134`, " ", `\040`, "\t", `\011`, "\n", `\012`).Replace(path)
+	return fmt.Sprintf("hugetlbfs %s hugetlbfs pagesize=%v 0 0", mntent.Encode(path), size)
 }
 
 // Mount returns the file with a hugetlbfs of that page size at path; nil if it says so already.
@@ -155,6 +156,9 @@ func (t *Table) mount(path string, size bytesize.Size) ([]byte, error) {
 	}
 	if kind := t.text(l.fields[2]); kind != "hugetlbfs" {
 		return nil, fmt.Errorf("line %d mounts %s at %s: %w; choose another with --mount", l.number, kind, path, ErrConflict)
+	}
+	if !t.atBoot(*l) {
+		return nil, fmt.Errorf("line %d: %w at boot: it says noauto; take that out by hand, or choose another with --mount", l.number, ErrNotMounted)
 	}
 	option, is := t.option(*l)
 	want := fmt.Sprintf("pagesize=%v", size)

@@ -21,7 +21,10 @@ func TestMount(t *testing.T) {
 		"hugetlbfs /mnt/huge hugetlbfs defaults,pagesize=1G 0 0\n": "hugetlbfs /mnt/huge hugetlbfs defaults,pagesize=2M 0 0\n",
 		"a /mnt/huge hugetlbfs mode=1770\t0 0 # x\n":               "a /mnt/huge hugetlbfs mode=1770,pagesize=2M\t0 0 # x\n",
 		"a /mnt/huge hugetlbfs":                                    "a /mnt/huge hugetlbfs pagesize=2M",
-		"#" + line + "\n":                                          "#" + line + "\n" + line + "\n",
+		// Of two sizes the kernel takes the last.
+		"a /mnt/huge hugetlbfs pagesize=2M,pagesize=1G\n": "a /mnt/huge hugetlbfs pagesize=2M,pagesize=2M\n",
+		`a /mnt/h\165ge hugetlbfs pagesize=2M` + "\n":     "",
+		"#" + line + "\n": "#" + line + "\n" + line + "\n",
 	} {
 		table, err := Parse([]byte(in))
 		if err != nil {
@@ -32,7 +35,8 @@ func TestMount(t *testing.T) {
 			t.Errorf("%q\n got %q %v\nwant %q", in, got, err, want)
 		}
 	}
-	for in, want := range map[string]error{"/dev/a /mnt/huge ext4 ro 0 0\n": ErrConflict, "a b\n": ErrUnparsable, "a b c \x00\n": ErrUnparsable} {
+	for in, want := range map[string]error{"/dev/a /mnt/huge ext4 ro 0 0\n": ErrConflict, "a b\n": ErrUnparsable,
+		"a /mnt/huge hugetlbfs noauto,pagesize=2M 0 0\n": ErrNotMounted, "a b c \x00\n": ErrUnparsable} {
 		table, err := Parse([]byte(in))
 		if err == nil {
 			_, err = table.Mount("/mnt/huge", 2*bytesize.MiB)

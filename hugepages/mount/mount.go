@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vhostkit/hugepages/bytesize"
+	"vhostkit/hugepages/mntent"
 )
 
 // Default is where systemd mounts the kernel's default size.
@@ -30,17 +31,17 @@ type Table struct {
 	other map[string]string // file system type by path
 }
 
-var octal = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-
 // Parse reads /proc/mounts. A hugetlbfs without an option for it has the kernel's default size.
 func Parse(mounts string, defaultSize bytesize.Size) Table {
 	t := Table{other: map[string]string{}}
 	for line := range strings.Lines(mounts) {
-		f := strings.Fields(line)
+		// The kernel separates by blanks, and writes those in names in octal. Anything else that may count as a space is part of a name, which
+		// any user can choose who may mount.
+		f := strings.Split(strings.TrimSuffix(line, "\n"), " ")
 		if len(f) < 4 {
 			continue
 		}
-		path := octal.Replace(f[1])
+		path := mntent.Decode(f[1])
 		// What is mounted later covers what was mounted there.
 		t.Huge = slices.DeleteFunc(t.Huge, func(m Mount) bool { return m.Path == path })
 		delete(t.other, path)

@@ -25,3 +25,16 @@ broken
 		t.Fatalf("%+v", table)
 	}
 }
+
+// TestNamesOfOthers: what is no blank to the kernel is none here, so that nobody's directory passes for a hugetlbfs.
+func TestNamesOfOthers(t *testing.T) {
+	for _, space := range []string{"\u00a0", "\u0085", "\u2003", "\r", "\v", "\f"} {
+		table := Parse("fuse /home/u/a"+space+"hugetlbfs"+space+"pagesize=1G fuse.x rw 0 0\n", 2*bytesize.MiB)
+		if len(table.Huge) != 0 {
+			t.Errorf("%q: %+v", space, table.Huge)
+		}
+	}
+	if table := Parse(`none /mnt/huge\0431 hugetlbfs rw,pagesize=2M 0 0`, 0); len(table.Huge) != 1 || table.Huge[0].Path != "/mnt/huge#1" {
+		t.Errorf("%+v", table)
+	}
+}

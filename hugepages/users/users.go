@@ -107,6 +107,9 @@ func parseSmaps(text string) []User {
 // files lists the files of a mount that hold pages and that nobody maps.
 func files(m mount.Mount, mapped map[string]bool) []User {
 	var list []User
+	if m.Size == 0 {
+		return nil // the kernel does not say how large a page is
+	}
 	// What cannot be read is not listed.
 	_ = filepath.WalkDir(m.Path, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {

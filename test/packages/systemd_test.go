@@ -147,6 +147,10 @@ func afterBoot(t *testing.T, s service) {
 	if reserved == 0 || started < reserved {
 		t.Errorf("the switch started at %d µs, the pages were reserved at %d µs", started, reserved)
 	}
+	if mounts := s.run(t, "cat", "/proc/mounts"); strings.Count(mounts, " hugetlbfs ") != 1 {
+		t.Errorf("hugetlbfs is to be mounted once:\n%s", mounts)
+	}
+	s.run(t, "vhostctl", "hugepages", "verify")
 	if got := s.property(t, "switchd.service", "NotifyAccess"); got != "main" {
 		t.Errorf("who may say that the service is ready: %s", got)
 	}
