@@ -24,18 +24,20 @@ type Offload struct {
 // TxFrame is a frame for the outside: a header of ours and the payload where its sender has it.
 type TxFrame struct {
 	Header    [ether.HeaderLen + ether.TagLen]byte
-	HeaderLen uint8 // bytes of Header that count
-	Offload   Offload
+	HeaderLen uint8   // bytes of Header that count
+	Port      int32   // that sent it
+	Offload   Offload // positions count as if Header had no tag
 	Segs      []guestmem.Segment
 	Len       int // bytes in all, without FCS
 }
 
-// RxFrame is a frame from the outside, with its tag in place.
+// RxFrame is a frame from the outside.
 type RxFrame struct {
-	Addr   guestmem.Ptr // outside the Go heap, valid until the next Receive on that queue
-	Len    uint32       // bytes, without FCS
-	Tagged bool
-	VLAN   uint16 // of the outermost tag
+	Addr     guestmem.Ptr // outside the Go heap, valid until the next Receive on that queue
+	Len      uint32       // bytes that are there, without FCS
+	Tagged   bool
+	Stripped bool   // the outermost tag is not in its place: the hardware took it off
+	VLAN     uint16 // of the outermost tag
 }
 
 // Queue is a queue pair of an uplink. Each direction has one user at a time.
@@ -63,17 +65,23 @@ type Stats struct {
 	Down      uint64 // to send: the interface is down or was removed
 	Rejected  uint64 // to send: the offload request makes no sense or points into the Ethernet header, or there are too many pieces
 	Truncated uint64 // received: longer than the driver's buffers
+	Missed    uint64 // received: no room, neither in the rings nor in the NIC
+	Broken    uint64 // received: bad checksum or length on the wire
+	Spoofed   uint64 // to send: the NIC found another's source address or VLAN
+	WireRx    uint64 // good frames that the NIC saw on the wire; 0 without a NIC of its own
+	WireTx    uint64 // good frames that the NIC put on the wire
 }
 
 // Uplink is an interface to the outside.
 type Uplink interface {
 	Name() string   // of the interface
-	Driver() string // "tap"
+	Driver() string // "tap", "ixgbe"
 	Queues() int    // at least 1
 	Queue(i int) Queue
 	// Pools is how many ports can have a hardware pool of their own; 0 for software.
 	Pools() int
-	// AddFilter makes frames with that address and VLAN reach the port. Software uplinks deliver everything and ignore it.
+	// AddFilter makes frames with that address and VLAN reach the port. Software uplinks deliver everything and ignore it. With ErrNoPool
+	// they do so, but by way of the switch: the hardware does not know the port, and cannot loop frames to it. It may be asked again.
 	AddFilter(port int, mac ether.MAC, vlan uint16) error
 	RemoveFilter(port int, mac ether.MAC, vlan uint16) error
 	// Link asks for the state now; ErrNoDevice if the interface was removed. Not for the data path.

@@ -1,0 +1,265 @@
+package ixgbe
+
+import (
+	"fmt"
+	"math/bits"
+	"slices"
+	"time"
+
+	"vhostkit/switchd/ether"
+	"vhostkit/switchd/uplink"
+	"vhostkit/switchd/uplink/ixgbe/regs"
+)
+
+// filter makes the frames for an address the port's.
+type filter struct {
+	port int
+	mac  ether.MAC
+	vlan uint16
+	used bool
+}
+
+// defaultPool gets what is for no other, as long as some port depends on it.
+const defaultPool = 0
+
+// drainTime is how long a worker may take to empty the rings of a port that has left. It usually takes microseconds.
+const drainTime = 100 * time.Millisecond
+
+// AddFilter gives the port its pool and the pool the address (8.2.3.7.8, RAL and RAH; 8.2.3.7.10, MPSAR). A port beyond the pools, and an
+// address beyond the NIC's 128, are served by the default pool and the switch: the error wraps uplink.ErrNoPool then.
+func (n *NIC) AddFilter(port int, mac ether.MAC, vlan uint16) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f := filter{port, mac, vlan, true}
+	if slices.Contains(n.filters[:], f) {
+		return nil
+	}
+	slot := slices.IndexFunc(n.filters[:], func(f filter) bool { return !f.used })
+	own := port < len(n.pools)
+	pool := defaultPool
+	if own {
+		pool = port
+		if err := n.activate(pool); err != nil {
+			return fmt.Errorf("pool %d for address %s: %w", pool, mac, err)
+		}
+		if vlan != uint16(n.config.VLANBase+port) {
+			n.setVLAN(pool, vlan)
+		}
+	}
+	if slot >= 0 {
+		n.filters[slot] = f
+		n.setFilter(slot)
+	} else {
+		n.software[f] = true
+		if own {
+			n.pools[pool].lax = true
+		}
+	}
+	if own {
+		n.pools[pool].filters++
+		n.setSpoofing(pool)
+		if slot >= 0 {
+			return nil
+		}
+	}
+	if err := n.fallBack(); err != nil {
+		return err
+	}
+	if own {
+		return fmt.Errorf("%w for address %s: all %d address filters are in use; the switch itself sorts its frames out", uplink.ErrNoPool, mac,
+			len(n.filters))
+	}
+	return fmt.Errorf("%w for port %d: VMDq layout %s has %d; the switch itself sorts its frames out", uplink.ErrNoPool, port,
+		n.config.Layout.Name, len(n.pools))
+}
+
+// RemoveFilter takes the address away. With the last one, what is left in the pool's rings is thrown away.
+func (n *NIC) RemoveFilter(port int, mac ether.MAC, vlan uint16) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f := filter{port, mac, vlan, true}
+	slot := slices.Index(n.filters[:], f)
+	switch {
+	case slot >= 0:
+		n.filters[slot] = filter{}
+		n.setFilter(slot)
+	case n.software[f]:
+		delete(n.software, f)
+		n.r.Write32(regs.FCTRL, n.acceptance())
+	default:
+		return nil // never added
+	}
+	if port >= len(n.pools) {
+		return nil
+	}
+	p := &n.pools[port]
+	if p.filters--; p.filters == 0 {
+		return n.deactivate(port)
+	}
+	return nil
+}
+
+// setFilter writes the registers of a filter: first the pools, so that a new address never has those of an old one.
+func (n *NIC) setFilter(slot int) {
+	f := &n.filters[slot]
+	n.r.Write32(regs.RAH(slot), 0)
+	pool := defaultPool
+	if f.port < len(n.pools) {
+		pool = f.port
+	}
+	low, high := poolBit(pool)
+	if !f.used {
+		low, high = 0, 0
+	}
+	n.r.Write32(regs.MPSAR_LO(slot), low)
+	n.r.Write32(regs.MPSAR_HI(slot), high)
+	if !f.used {
+		n.r.Write32(regs.RAL(slot), 0)
+		return
+	}
+	reversed := bits.ReverseBytes64(uint64(f.mac)) >> 16 // first byte lowest
+	n.r.Write32(regs.RAL(slot), uint32(reversed))
+	n.r.Write32(regs.RAH(slot), regs.RAH_AV|uint32(reversed>>32))
+}
+
+// activate starts a pool: its queues, made when it is first used, and what groups it takes.
+func (n *NIC) activate(pool int) error {
+	p := &n.pools[pool]
+	if p.active {
+		return nil
+	}
+	if len(p.rx) == 0 {
+		if err := n.makeRings(pool); err != nil {
+			return err
+		}
+	}
+	for _, r := range p.rx {
+		r.drain.Store(true) // whatever came since it was last used
+	}
+	p.active = true
+	n.setGroups(pool)
+	n.share()
+	return nil
+}
+
+func (n *NIC) makeRings(pool int) error {
+	p := &n.pools[pool]
+	l := &n.config.Layout
+	for i := range l.used {
+		r, err := newRxRing(n.dev, n.r, l.first(pool)+i, n.config.bufferSize(), n.config.VLANStrip, &n.lost)
+		if err != nil {
+			return err
+		}
+		p.rx = append(p.rx, r)
+		if err := n.startRx(r); err != nil {
+			return err
+		}
+	}
+	if !n.poolRings {
+		return nil
+	}
+	t, err := newTxRing(n.dev, n.r, l.first(pool), n.config.bufferSize(), &n.lost)
+	if err != nil {
+		return err
+	}
+	if err := n.startTx(t); err != nil {
+		return err
+	}
+	p.tx.Store(t)
+	return nil
+}
+
+// deactivate stops a pool that has no address any more and empties its rings.
+func (n *NIC) deactivate(pool int) error {
+	p := &n.pools[pool]
+	p.lax = false
+	n.setSpoofing(pool)
+	if pool == defaultPool && n.fallback {
+		return nil // others depend on it
+	}
+	n.r.Write32(regs.VMOLR(pool), 0)
+	for _, r := range p.rx {
+		r.drain.Store(true)
+	}
+	drained := true
+	for end := time.Now().Add(drainTime); ; time.Sleep(50 * time.Microsecond) {
+		drained = !slices.ContainsFunc(p.rx, func(r *rxRing) bool { return r.drain.Load() })
+		if drained || time.Now().After(end) {
+			break
+		}
+	}
+	p.active = false
+	n.share()
+	if !drained { // nothing is lost by it: the ring is emptied before it is used again
+		n.log.Debug("no worker emptied the rings of a port that has left", "pool", pool)
+	}
+	return nil
+}
+
+// setGroups lets broadcasts and multicasts of its VLAN into the pool; the switch does the same without a NIC.
+func (n *NIC) setGroups(pool int) {
+	n.r.Write32(regs.VMOLR(pool), regs.VMOLR_BAM|regs.VMOLR_MPE)
+}
+
+// setSpoofing lets the NIC check the pool's source addresses, and VLANs where frames never carry another's, if it knows them all.
+func (n *NIC) setSpoofing(pool int) {
+	p := &n.pools[pool]
+	mask := uint32(1) << (pool % 8)
+	vlans := mask << regs.SPOOF_VLAN_SHIFT
+	v := n.r.Read32(regs.PFVFSPOOF(pool/8)) &^ (mask | vlans)
+	if n.config.AntiSpoof && p.filters > 0 {
+		if !p.lax {
+			v |= mask
+		}
+		if !n.config.Loopback {
+			v |= vlans
+		}
+	}
+	n.r.Write32(regs.PFVFSPOOF(pool/8), v)
+}
+
+// fallBack brings frames for no pool into the default pool.
+func (n *NIC) fallBack() error {
+	if err := n.activate(defaultPool); err != nil {
+		return fmt.Errorf("default pool: %w", err)
+	}
+	n.fallback = true
+	n.r.Write32(regs.VT_CTL, n.poolControl())
+	n.r.Write32(regs.FCTRL, n.acceptance())
+	return nil
+}
+
+// crowded tells whether there are addresses without a filter.
+func (n *NIC) crowded() bool { return len(n.software) > 0 }
+
+// setFilters writes all filters and pools again, after a reset.
+func (n *NIC) setFilters() {
+	for i := range n.filters {
+		if n.filters[i].used {
+			n.setFilter(i)
+			if f := &n.filters[i]; f.port < len(n.pools) && f.vlan != uint16(n.config.VLANBase+f.port) {
+				n.setVLAN(f.port, f.vlan)
+			}
+		}
+	}
+	for i := range n.pools {
+		if n.pools[i].active {
+			n.setGroups(i)
+			n.setSpoofing(i)
+		}
+	}
+}
+
+// share gives each worker's queue the rings of its pools: number pool % queues. The default pool is 0, and so queue 0's.
+func (n *NIC) share() {
+	rings := make([][]*rxRing, len(n.queues))
+	for i := range n.pools {
+		if p := &n.pools[i]; p.active {
+			q := i % len(n.queues)
+			rings[q] = append(rings[q], p.rx...)
+		}
+	}
+	for i, q := range n.queues {
+		q.rings.Store(&rings[i])
+	}
+}

@@ -1,0 +1,176 @@
+package ixgbe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+
+	"vhostkit/switchd/pci"
+	"vhostkit/switchd/uplink"
+	"vhostkit/switchd/uplink/ixgbe/regs"
+)
+
+// ErrNotSupported says that the device is none that this driver knows.
+var ErrNotSupported = errors.New("not an 82599")
+
+// NIC is an open 82599. It implements uplink.Uplink.
+type NIC struct {
+	config Config
+	log    *slog.Logger
+	dev    pci.Device
+	r      pci.Registers
+	queues []*queue
+	lost   losses
+
+	poolRings bool        // ports send on their pools' rings
+	down      atomic.Bool // there is no link: what is sent is lost
+	carrier   atomic.Bool
+	restarts  atomic.Uint32
+
+	mu       sync.Mutex // what follows, and all registers but the rings' tails
+	pools    []pool
+	filters  [regs.RARs]filter
+	software map[filter]bool // addresses that the hardware has no place for
+	fallback bool            // the default pool is in use
+	closed   bool
+	linkTry  time.Time // when the link was last started
+	broken   bool      // the last reset failed
+
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// pool is a set of queues for one port.
+type pool struct {
+	tx      atomic.Pointer[txRing] // nil before it is first used
+	rx      []*rxRing              // made when it is first used, and kept
+	active  bool                   // its rings are polled
+	filters int                    // addresses
+	lax     bool                   // some of the port's addresses are not in the NIC
+}
+
+// devices are the 82599's identifiers by its connectors.
+var devices = map[uint32]string{
+	0x10f7: "KX4", 0x10f8: "mezzanine", 0x10f9: "CX4", 0x10fb: "SFP+", 0x10fc: "XAUI/BX4", 0x1507: "SFP+ EM", 0x1514: "KX4 mezzanine",
+	0x1517: "KR", 0x152a: "FCoE", 0x1529: "FCoE", 0x154a: "SFP+ SF2", 0x154d: "SFP+ SF2", 0x1557: "SFP+ SF", 0x1558: "QSFP SF",
+}
+
+// Open resets the NIC and sets it up. The device is the NIC's from here on, and closed with it, also if Open fails. The link comes up
+// later; see Link.
+func Open(dev pci.Device, c Config) (*NIC, error) {
+	n := &NIC{config: c, log: c.Log, dev: dev, software: map[filter]bool{}, poolRings: c.Loopback || c.AntiSpoof, done: make(chan struct{})}
+	if n.log == nil {
+		n.log = slog.Default()
+	}
+	n.log = n.log.With("uplink", n.Name())
+	if err := n.open(); err != nil {
+		return nil, multierror.Append(fmt.Errorf("uplink ixgbe:%s (%s): %w", dev.Address(), dev.Access(), err), dev.Close()).ErrorOrNil()
+	}
+	n.mu.Lock()
+	n.down.Store(!c.Loopback)
+	n.watchLink()
+	n.mu.Unlock()
+	ctx, stop := context.WithCancel(context.Background())
+	n.stop = stop
+	go n.watch(ctx)
+	return n, nil
+}
+
+func (n *NIC) open() error {
+	c := &n.config
+	if c.Queues < 1 || c.Queues > MaxQueues || c.MaxFrame > MaxFrame || c.Layout.Pools == 0 {
+		return fmt.Errorf("%d queues, frames of %d bytes, VMDq layout %q: want 1 to %d queues, frames up to %d bytes, and a layout", c.Queues,
+			c.MaxFrame, c.Layout.Name, MaxQueues, MaxFrame)
+	}
+	c.MaxFrame = max(c.MaxFrame, minFrame)
+	n.pools = make([]pool, c.Layout.Pools)
+	if err := n.identify(); err != nil {
+		return err
+	}
+	var err error
+	if n.r, err = n.dev.BAR(0); err != nil {
+		return fmt.Errorf("mapping the registers (BAR 0): %w", err)
+	}
+	for i := range c.Queues {
+		number := c.Layout.first(i) + c.Layout.Stride - 1 // the last of pool i, which needs only its first
+		tx, err := newTxRing(n.dev, n.r, number, c.bufferSize(), &n.lost)
+		if err != nil {
+			return err
+		}
+		q := &queue{nic: n, index: i, tx: tx}
+		q.rings.Store(&[]*rxRing{})
+		n.queues = append(n.queues, q)
+	}
+	return n.bringUp()
+}
+
+// identify makes sure that it is an 82599 and switches it on.
+func (n *NIC) identify() error {
+	id, err := n.dev.ReadConfig(0, 4)
+	if err != nil {
+		return fmt.Errorf("reading the device's identifier: %w", err)
+	}
+	if _, ok := devices[id>>16]; !ok || id&0xffff != regs.VendorIntel {
+		return fmt.Errorf("device %04x:%04x: %w; name an Intel 82599 such as 8086:10fb", id&0xffff, id>>16, ErrNotSupported)
+	}
+	command, err := n.dev.ReadConfig(4, 2)
+	if err == nil {
+		err = n.dev.WriteConfig(4, 2, command|pciMemory|pciMaster)
+	}
+	if err != nil {
+		return fmt.Errorf("enabling the device's memory and bus master: %w", err)
+	}
+	return nil
+}
+
+// Bits of the PCI command register.
+const (
+	pciMemory = 1 << 1
+	pciMaster = 1 << 2
+)
+
+// Name is the device's address.
+func (n *NIC) Name() string { return n.dev.Address() }
+
+// Driver is "ixgbe".
+func (n *NIC) Driver() string { return "ixgbe" }
+
+// Queues is the number of software queues.
+func (n *NIC) Queues() int { return len(n.queues) }
+
+// Queue gives software queue i.
+func (n *NIC) Queue(i int) uplink.Queue { return n.queues[i] }
+
+// Pools is how many ports can have a pool.
+func (n *NIC) Pools() int { return len(n.pools) }
+
+// Close stops the NIC: it is reset, so that it reaches no memory any more. Nobody may be sending or receiving.
+func (n *NIC) Close() error {
+	n.stop()
+	<-n.done
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil
+	}
+	n.closed = true
+	result := multierror.Append(nil, n.quiesce(), n.reset())
+	for _, q := range n.queues {
+		result = multierror.Append(result, q.tx.close(n.dev))
+	}
+	for i := range n.pools {
+		for _, r := range n.pools[i].rx {
+			result = multierror.Append(result, r.close(n.dev))
+		}
+		if t := n.pools[i].tx.Load(); t != nil {
+			result = multierror.Append(result, t.close(n.dev))
+		}
+	}
+	return multierror.Append(result, n.dev.Close()).ErrorOrNil()
+}
