@@ -48,7 +48,9 @@ install: man ## programs, units, manual pages, completion; DESTDIR and PREFIX (/
 	umask 022; install -d $(SBIN) $(LIB)/systemd/system $(LIB)/sysusers.d $(LIB)/tmpfiles.d $(LIB)/udev/rules.d $(SHARE)/man/man8 $(SHARE)/bash-completion/completions \
 		$(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d $(SHARE)/doc/vhostkit
 	install -m 755 bin/switchd bin/vhostctl bin/qemu-wrap $(SBIN)
-	install -m 644 systemd/*.service systemd/*.socket $(LIB)/systemd/system
+	umask 022; for unit in systemd/*.service systemd/*.socket; do \
+		sed 's|/usr/bin/|$(PREFIX)/bin/|' "$$unit" >$(LIB)/systemd/system/"$${unit##*/}" || exit 1; \
+	done
 	install -m 644 systemd/sysusers.d/vhostkit.conf $(LIB)/sysusers.d
 	install -m 644 systemd/tmpfiles.d/vhostkit.conf $(LIB)/tmpfiles.d
 	install -m 644 templates/usvhost.rules $(LIB)/udev/rules.d/60-vhostkit.rules
@@ -57,6 +59,11 @@ install: man ## programs, units, manual pages, completion; DESTDIR and PREFIX (/
 	umask 022; bin/vhostctl completion zsh >$(SHARE)/zsh/site-functions/_vhostctl
 	umask 022; bin/vhostctl completion fish >$(SHARE)/fish/vendor_completions.d/vhostctl.fish
 	install -m 644 README.md LICENSE templates/switchd.toml templates/qemu-wrap.toml $(SHARE)/doc/vhostkit
+	# On the machine itself the units can be started next.
+	@if [ -z '$(DESTDIR)' ] && command -v systemd-sysusers >/dev/null; then \
+		systemd-sysusers $(LIB)/sysusers.d/vhostkit.conf && systemd-tmpfiles --create $(LIB)/tmpfiles.d/vhostkit.conf; \
+		if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi; \
+	fi
 
 .PHONY: uninstall
 uninstall: ## what install put there
@@ -78,6 +85,8 @@ packages: ## .deb and .rpm into bin/
 	sed 's|@WRAPPER@|/usr/bin/qemu-wrap|; s|@DEVICES@|/dev/usvhost* rw,|' templates/apparmor-libvirt-qemu >'$(STAGE).apparmor'
 	chmod 644 '$(STAGE).apparmor'
 	glibc=$$(objdump -T bin/vhostctl | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -n 1); \
+	[ -n "$$glibc" ] || { echo "objdump (binutils) does not tell which glibc vhostctl needs" >&2; exit 1; }; \
+	mkdir -p '$(PACKAGE_DIR)'; \
 	for kind in deb rpm; do \
 		GLIBC=$${glibc#GLIBC_} ARCH=$$($(GO) env GOARCH) VERSION='$(PACKAGE_VERSION)' STAGE='$(STAGE)' $(GO) run $(NFPM) package \
 			--config templates/package/nfpm.yaml --packager $$kind --target '$(PACKAGE_DIR)/' || exit 1; \

@@ -21,5 +21,12 @@ if command -v systemd-tmpfiles >/dev/null; then
 fi
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload || true
+	case "$1:$2" in
+	configure:?* | 2:*)
+		if systemctl --quiet is-active switchd.service; then
+			echo "vhostkit: switchd goes on as the version before; guests reconnect by themselves after: systemctl restart switchd"
+		fi
+		;;
+	esac
 fi
 exit 0

@@ -3,6 +3,7 @@ package packages
 import (
 	"context"
 	"fmt"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -75,6 +76,11 @@ func TestSystemd(t *testing.T) {
 	defer cancel()
 	m := newMachine(t, func(root string) {
 		in(t, root, "systemctl", "enable", "switchd.service", "vhostkit-hugepages.service")
+		next, err := os.ReadFile(deb(t, secondVersion))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, root, "/root/next.deb", string(next))
 		// A machine with GRUB, as far as vhostctl looks.
 		write(t, root, "/etc/default/grub", "GRUB_CMDLINE_LINUX=\"\"\n")
 		write(t, root, "/boot/grub/grub.cfg", "")
@@ -128,9 +134,38 @@ func rebooted(ctx context.Context, t *testing.T, s service, m machine) {
 		t.Errorf("after a reboot its ports are gone: %s", list)
 	}
 	s.exchange(t)
+	t.Run("live upgrade and purge", func(t *testing.T) { upgradedAndPurged(t, s) })
 	last := s.run(t, "journalctl", "--no-pager", "-o", "cat", "-b", "-1", "-u", "switchd.service")
 	if got := tail(last, 3); !strings.Contains(got, "Deactivated successfully") {
 		t.Errorf("the shutdown of the machine stopped the switch like this:\n%s", tail(last, 15))
+	}
+}
+
+// upgradedAndPurged: the package comes and goes while the switch runs.
+func upgradedAndPurged(t *testing.T, s service) {
+	pid := s.property(t, "switchd.service", "MainPID")
+	if out := s.run(t, "dpkg", "-i", "/root/next.deb"); !strings.Contains(out, "systemctl restart switchd") {
+		t.Errorf("the upgrade does not say that the switch that runs is the old one:\n%s", out)
+	}
+	if now := s.property(t, "switchd.service", "MainPID"); now != pid {
+		t.Errorf("the upgrade replaced the switch that runs, process %s, by %s", pid, now)
+	}
+	s.run(t, "systemctl", "restart", "switchd.service")
+	s.exchange(t)
+	pid = s.property(t, "switchd.service", "MainPID")
+	// What vhostctl wrote into the boot loader's settings is taken back first, as the package says.
+	s.run(t, "vhostctl", "hugepages", "undo", "--yes")
+	s.run(t, "dpkg", "--purge", "vhostkit")
+	for _, path := range []string{"/proc/" + pid, "/run/vhostkit", "/var/lib/vhostkit", "/etc/vhostkit", "/usr/bin/switchd", "/etc/systemd/system/multi-user.target.wants/switchd.service",
+		"/etc/systemd/system/sockets.target.wants/switchd.socket"} {
+		if _, err := s.Output(s.ctx, "test", "!", "-e", path); err != nil {
+			t.Errorf("%s is still there", path)
+		}
+	}
+	for _, unit := range []string{"switchd.service", "switchd.socket", "vhostkit-hugepages.service"} {
+		if state := s.property(t, unit, "LoadState") + " " + s.property(t, unit, "ActiveState"); state != "not-found inactive" {
+			t.Errorf("%s is %s", unit, state)
+		}
 	}
 }
 
