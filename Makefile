@@ -59,7 +59,7 @@ install: man ## programs, units, manual pages, completion; DESTDIR and PREFIX (/
 	umask 022; bin/vhostctl completion zsh >$(SHARE)/zsh/site-functions/_vhostctl
 	umask 022; bin/vhostctl completion fish >$(SHARE)/fish/vendor_completions.d/vhostctl.fish
 	install -m 644 README.md LICENSE templates/switchd.toml templates/qemu-wrap.toml $(SHARE)/doc/vhostkit
-	# On the machine itself the units can be started next.
+	@# On the machine itself the units can be started next.
 	@if [ -z '$(DESTDIR)' ] && command -v systemd-sysusers >/dev/null; then \
 		systemd-sysusers $(LIB)/sysusers.d/vhostkit.conf && systemd-tmpfiles --create $(LIB)/tmpfiles.d/vhostkit.conf; \
 		if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi; \
@@ -80,7 +80,7 @@ STAGE ?= .cache/stage
 packages: ## .deb and .rpm into bin/
 	rm -rf '$(STAGE)'
 	@$(MAKE) --no-print-directory install DESTDIR='$(STAGE)' PREFIX=/usr
-	# Not in the tree, of which nfpm takes every directory: /usr/lib/udev belongs to others.
+	@# Not in the tree, of which nfpm takes every directory: /usr/lib/udev belongs to others.
 	mv '$(STAGE)/usr/lib/udev/rules.d/60-vhostkit.rules' '$(STAGE).udev' && rmdir -p --ignore-fail-on-non-empty '$(STAGE)/usr/lib/udev/rules.d'
 	sed 's|@WRAPPER@|/usr/bin/qemu-wrap|; s|@DEVICES@|/dev/usvhost* rw,|' templates/apparmor-libvirt-qemu >'$(STAGE).apparmor'
 	chmod 644 '$(STAGE).apparmor'
