@@ -2,12 +2,14 @@ package switchd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
 
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/forward"
+	"vhostkit/switchd/uplink"
 )
 
 // report writes the switch's events to the log. A learned address is also printed in the old switch's own words, which operators look for.
@@ -16,7 +18,10 @@ func (d *Daemon) report(e forward.Event) {
 	switch e.Kind {
 	case forward.EventRegistered:
 		fmt.Fprintf(os.Stdout, "DATA: (%d) MAC_ADDRESS %s and VLAN_TAG %d registered\n", e.Port, mac, e.VLAN)
-		if e.Err != nil {
+		if errors.Is(e.Err, uplink.ErrNoPool) {
+			d.log.Warn("the address has no hardware pool; frames from outside reach it by way of the switch, more slowly", "port", e.Port,
+				"mac", mac, "reason", e.Err)
+		} else if e.Err != nil {
 			d.log.Error("the uplink did not take the address filter; frames from outside will not reach this address", "port", e.Port,
 				"mac", mac, "error", e.Err)
 		}

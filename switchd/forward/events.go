@@ -67,7 +67,9 @@ func (s *Switch) filter(e *Event) {
 	switch e.Kind {
 	case EventRegistered:
 		err = s.config.Uplink.AddFilter(e.Port, ether.MAC(e.MAC), uint16(e.VLAN))
+		s.setHardware(ether.MAC(e.MAC), err == nil)
 	case EventUnregistered:
+		s.setHardware(ether.MAC(e.MAC), false)
 		err = s.config.Uplink.RemoveFilter(e.Port, ether.MAC(e.MAC), uint16(e.VLAN))
 	}
 	if err != nil {

@@ -177,7 +177,7 @@ func (w *worker) route(r *transmitRing, f *frame) int {
 	to := f.destination()
 	switch {
 	case to.IsMulticast():
-		if w.sw.config.VM2VM == VM2VMSoftware {
+		if w.sw.config.VM2VM != VM2VMDisabled {
 			return toFlood
 		}
 	case to == f.source():
@@ -193,7 +193,7 @@ func (w *worker) route(r *transmitRing, f *frame) int {
 			r.c.drops[DropOwnAddress].Add(1)
 			return toNobody
 		}
-		if port >= 0 && w.sw.config.VM2VM == VM2VMSoftware {
+		if port >= 0 && (w.sw.config.VM2VM == VM2VMSoftware || w.sw.config.VM2VM == VM2VMHardware && !w.sw.loops(f.source(), to)) {
 			return port
 		}
 	}

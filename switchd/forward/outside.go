@@ -45,6 +45,7 @@ func (w *worker) toUplink(p *Port, c *counters, list []uint8) int {
 	w.segments = w.segments[:0]
 	ready := 0
 	for _, index := range list {
+		w.sending[ready].Port = int32(p.id)
 		if w.prepare(&w.sending[ready], &w.frames[index], uint16(p.vlan)) {
 			ready++
 		} else {
@@ -80,8 +81,11 @@ func (w *worker) send(frames []uplink.TxFrame) (int, error) {
 func (w *worker) prepare(t *uplink.TxFrame, f *frame, vlan uint16) bool {
 	f.header(t.Header[:])
 	t.HeaderLen, t.Len = headerLen+ether.TagLen, f.length
-	offset := f.offset
-	if kind := f.etherType(); kind != ether.TypeVLAN && kind != ether.TypeQinQ {
+	offset, shift := f.offset, uint16(0)
+	if looped, ok := w.loopVLAN(f); ok {
+		ether.PutTag(t.Header[:], looped)
+		t.Len += ether.TagLen
+	} else if kind := f.etherType(); kind != ether.TypeVLAN && kind != ether.TypeQinQ {
 		ether.PutTag(t.Header[:], vlan)
 		t.Len += ether.TagLen
 	} else if f.length < headerLen+ether.TagLen {
@@ -89,14 +93,18 @@ func (w *worker) prepare(t *uplink.TxFrame, f *frame, vlan uint16) bool {
 	} else {
 		guestmem.ReadSegments(t.Header[headerLen:], f.segments, offset)
 		offset += ether.TagLen
+		shift = ether.TagLen
 		own := int(binary.BigEndian.Uint16(t.Header[headerLen:]) & 0x0fff)
 		if base := w.sw.config.VLANBase; own != int(vlan) && own >= base && own < base+MaxPorts {
 			return false
 		}
 	}
-	t.Offload = uplink.Offload{
-		Flags: f.request.flags, GSOType: f.request.gsoType, HdrLen: f.request.hdrLen, GSOSize: f.request.gsoSize,
-		CsumStart: f.request.csumStart, CsumOffset: f.request.csumOffset,
+	t.Offload = uplink.Offload{}
+	if r := &f.request; !r.none() {
+		t.Offload = uplink.Offload{
+			Flags: r.flags, GSOType: r.gsoType, HdrLen: r.hdrLen - min(shift, r.hdrLen), GSOSize: r.gsoSize,
+			CsumStart: r.csumStart - min(shift, r.csumStart), CsumOffset: r.csumOffset,
+		}
 	}
 	t.Segs = w.payload(f, offset)
 	return true
@@ -161,7 +169,11 @@ func (w *worker) admit(r *uplink.RxFrame, i int, c *counters) (int, bool) {
 	segment := &w.fromOutside[i]
 	*segment = [1]guestmem.Segment{{Addr: r.Addr, Len: r.Len}}
 	f.segments, f.offset, f.length, f.request = segment[:], headerLen, int(r.Len), offload{}
-	if r.Len < headerLen+ether.TagLen || !r.Tagged {
+	least := uint32(headerLen + ether.TagLen)
+	if r.Stripped {
+		least = headerLen
+	}
+	if r.Len < least || !r.Tagged {
 		c.drops[DropNoDestination].Add(1)
 		return 0, false
 	}
@@ -171,13 +183,18 @@ func (w *worker) admit(r *uplink.RxFrame, i int, c *counters) (int, bool) {
 		c.drops[DropNoDestination].Add(1)
 		return 0, false
 	}
-	if to := f.destination(); !to.IsMulticast() && !w.sw.config.Promiscuous {
+	if to := f.destination(); to.IsMulticast() {
+		if w.ownLooped(f, port) {
+			c.drops[DropOwnAddress].Add(1)
+			return 0, false
+		}
+	} else if !w.sw.config.Promiscuous {
 		if _, owner := w.addresses.find(to); owner != port {
 			c.drops[DropNoDestination].Add(1)
 			return 0, false
 		}
 	}
-	if w.sw.config.VLANStrip {
+	if w.sw.config.VLANStrip && !r.Stripped {
 		f.strip(r.Addr)
 	}
 	return port, true

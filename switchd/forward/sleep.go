@@ -99,7 +99,7 @@ func (s *sleeper) wait(limit time.Duration, g *guard) {
 // rest is called after each round without work; idle is when the idleness began (zero: just now). It keeps polling for a while, then asks
 // the guests for kicks, looks once more, and sleeps. It returns when the idleness began.
 func (w *worker) rest(idle time.Time) time.Time {
-	if w.sw.config.Busy {
+	if w.sw.config.Busy || w.polls() {
 		return idle
 	}
 	now := time.Now()
@@ -116,6 +116,16 @@ func (w *worker) rest(idle time.Time) time.Time {
 	}
 	w.wantKicks(false)
 	return time.Time{}
+}
+
+// polls tells whether the worker receives from an uplink queue that cannot wake it up.
+func (w *worker) polls() bool {
+	for _, u := range w.uplink {
+		if u.queue.FD() < 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // doze sleeps and adapts how long to poll before the next sleep: a sleep that ends at once was not worth its system calls.

@@ -27,6 +27,7 @@ type Switch struct {
 
 	uplinkC      uplinkCounters
 	uplinkQueues []*uplinkQueue // made by Run
+	hardware     atomic.Pointer[hardwareAddresses]
 
 	announcing    atomic.Bool
 	announceMu    sync.Mutex
@@ -53,6 +54,7 @@ func New(c Config) *Switch {
 	}
 	s := &Switch{config: c, fdb: newFDB(), start: time.Now(), events: make(chan Event, 4096), wake: make(chan struct{}, 1)}
 	s.clock.Store(1)
+	s.hardware.Store(&hardwareAddresses{})
 	s.table.Store(&table{tx: make([][]*transmitRing, len(c.Cores))})
 	return s
 }
