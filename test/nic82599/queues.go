@@ -99,6 +99,7 @@ func (n *NIC) dma(iova uint64, p []byte, register string, q int, write bool) boo
 		n.violate("%s[%d]: DMA at %#x, but the command register's bus master bit is clear", register, q, iova)
 		return false
 	case !n.has(regs.STATUS, regs.STATUS_GIO):
+		n.violate("%s[%d]: DMA at %#x, but CTRL.GIO_DIS is set", register, q, iova)
 		return false
 	}
 	err := error(nil)

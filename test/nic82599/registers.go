@@ -95,9 +95,10 @@ func (n *NIC) writeSpecial(offset, value uint32) bool {
 	switch offset {
 	case regs.CTRL:
 		if value&(regs.CTRL_RST|regs.CTRL_LRST) != 0 {
-			n.reset()
+			n.reset() // of what was written with it nothing stays
+			return true
 		}
-		n.set(regs.CTRL, value&^(regs.CTRL_RST|regs.CTRL_LRST))
+		n.set(regs.CTRL, value)
 		status := n.get(regs.STATUS) &^ regs.STATUS_GIO
 		if value&regs.CTRL_GIO_DIS == 0 {
 			status |= regs.STATUS_GIO

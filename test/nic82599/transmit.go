@@ -9,13 +9,13 @@ import (
 
 // txQueue is what the card remembers of a transmit queue between two tail writes.
 type txQueue struct {
-	contexts [2]context
+	contexts [2]offloads
 	frame    []byte
 	first    txDesc // of the frame being gathered
 }
 
-// context is a context descriptor (7.2.3.2.3).
-type context struct {
+// offloads is a context descriptor (7.2.3.2.3).
+type offloads struct {
 	set                bool
 	ipLen, macLen      int
 	vlan               uint16
@@ -83,7 +83,7 @@ func (n *NIC) descriptor(q int, d []byte, command, status uint32) bool {
 	switch command & regs.TXD_DTYP {
 	case regs.TXD_DTYP_CTXT:
 		first, last := binary.LittleEndian.Uint32(d), binary.LittleEndian.Uint32(d[12:])
-		t.contexts[last>>regs.TXD_IDX_SHIFT&1] = context{
+		t.contexts[last>>regs.TXD_IDX_SHIFT&1] = offloads{
 			set: true, ipLen: int(first & 0x1ff), macLen: int(first >> 9 & 0x7f), vlan: uint16(first >> 16), tucmd: command,
 			l4Len: int(last >> 8 & 0xff), segmentSize: int(last >> 16),
 		}
@@ -160,7 +160,7 @@ func (n *NIC) offload(q int, f []byte, d txDesc) {
 }
 
 // segment cuts a TCP packet (7.2.4). The driver has put a pseudo header sum without the length into the checksum field.
-func segment(f []byte, c context) (list [][]byte) {
+func segment(f []byte, c offloads) (list [][]byte) {
 	header, l3, l4 := c.macLen+c.ipLen+c.l4Len, c.macLen, c.macLen+c.ipLen
 	if c.segmentSize == 0 || c.l4Len < 20 || c.ipLen < 20 || header >= len(f) || c.tucmd&regs.TUCMD_L4T != regs.TUCMD_L4T_TCP {
 		return nil
@@ -192,7 +192,7 @@ func segment(f []byte, c context) (list [][]byte) {
 	return list
 }
 
-func (n *NIC) insertIP(q int, f []byte, c context) {
+func (n *NIC) insertIP(q int, f []byte, c offloads) {
 	if c.macLen+c.ipLen > len(f) || c.ipLen < 20 {
 		n.violate("TDBAL[%d]: a header checksum of %d bytes at %d in a frame of %d (7.2.5)", q, c.ipLen, c.macLen, len(f))
 		return
@@ -203,7 +203,7 @@ func (n *NIC) insertIP(q int, f []byte, c context) {
 }
 
 // insertL4 adds what follows to the sum that the driver has left in the checksum field.
-func (n *NIC) insertL4(q int, f []byte, c context) {
+func (n *NIC) insertL4(q int, f []byte, c offloads) {
 	l4, at := c.macLen+c.ipLen, 0
 	switch c.tucmd & regs.TUCMD_L4T {
 	case regs.TUCMD_L4T_TCP:

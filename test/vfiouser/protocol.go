@@ -64,6 +64,8 @@ const (
 	maxData    = 1 << 16
 	maxMessage = headerSize + 16 + maxData
 	maxFDs     = 64 // of one message: all MSI-X vectors at once
+	toldFDs    = 16 // what is told: QEMU refuses more
+	toldAreas  = 65535
 )
 
 // ErrProtocol says that a client sent what the protocol does not allow.

@@ -188,7 +188,7 @@ func (x *session) version(b []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: version %d.%d of the protocol; this server has 0.1", ErrProtocol, v.Major, v.Minor)
 	}
 	x.greeted = true
-	return versionMessage{Minor: min(v.Minor, 1), Capabilities: capabilities{MaxFDs: maxFDs, MaxData: maxData, PageSizes: 4096, MaxDMAMaps: maxAreas}}.append(nil), nil
+	return versionMessage{Minor: min(v.Minor, 1), Capabilities: capabilities{MaxFDs: toldFDs, MaxData: maxData, PageSizes: 4096, MaxDMAMaps: toldAreas}}.append(nil), nil
 }
 
 func (x *session) dmaMap(b []byte, fds []int) error {

@@ -1,0 +1,151 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"vhostkit/test/guest"
+	"vhostkit/test/nic82599"
+)
+
+// card is a model of the 82599 in a guest's slot.
+type card struct {
+	*nic82599.NIC
+	socket string
+}
+
+// plugCard serves a card over vfio-user for the time of the test.
+func plugCard(ctx context.Context, t *testing.T, c nic82599.Config) *card {
+	t.Helper()
+	n := nic82599.New(c)
+	k := &card{n, filepath.Join(t.TempDir(), "card")}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- n.Serve(ctx, k.socket, nil) }()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("rules broken: %v\nregisters: %s", n.Violations(), sorted(n.Snapshot()))
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		n.Close()
+	})
+	return k
+}
+
+// sorted prints registers by name.
+func sorted(registers map[string]uint32) string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(registers)) {
+		fmt.Fprintf(&b, "%s=%#x ", name, registers[name])
+	}
+	return b.String()
+}
+
+func (k *card) wantNoViolations(t *testing.T) {
+	t.Helper()
+	for _, v := range k.Violations() {
+		t.Errorf("the driver broke a rule: %v", v)
+	}
+}
+
+// newQEMU is one that has a vfio-user client.
+func newQEMU(ctx context.Context, t *testing.T) string {
+	t.Helper()
+	qemu, err := guest.NewQEMU(ctx, "../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return qemu
+}
+
+// bootWith boots a guest with the card in it.
+func (k *card) bootWith(ctx context.Context, t *testing.T, name string, modules ...string) *guest.Guest {
+	t.Helper()
+	g, err := guest.Start(ctx, guest.Config{
+		Name: name, QEMU: newQEMU(ctx, t), Accel: "tcg", Modules: modules, MemoryMiB: 384, BootTimeout: 3 * time.Minute,
+		QEMUArgs: []string{"-device", fmt.Sprintf(`{"driver":"vfio-user-pci","socket":{"path":%q,"type":"unix"},"addr":"0x10"}`, k.socket)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("registers while the guest runs: %s", sorted(k.Snapshot()))
+		}
+		g.Kill()
+	})
+	return g
+}
+
+// dmesg is what the guest's kernel has said.
+func dmesg(ctx context.Context, t *testing.T, g *guest.Guest) string {
+	t.Helper()
+	return g.MustRun(ctx, t, "dmesg")
+}
+
+// TestLinuxIxgbe: the distribution's unmodified ixgbe driver takes the model for an 82599: it reads the EEPROM, finds the SFP+, links at 10 Gbit/s,
+// and two guests with a card each talk over a cable.
+func TestLinuxIxgbe(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	defer cancel()
+	ends := make([]nic82599.Wire, 2)
+	a, b := nic82599.NewCable()
+	ends[0], ends[1] = a, b
+	var cards []*card
+	var guests []*guest.Guest
+	for i, end := range ends {
+		k := plugCard(ctx, t, nic82599.Config{Wire: end, MAC: net.HardwareAddr{0x02, 0, 0x82, 0x59, 0x90, byte(i + 1)}})
+		g := k.bootWith(ctx, t, fmt.Sprintf("ixgbe%d", i+1), "ixgbe", "af_packet")
+		g.MustRun(ctx, t, "ip", "link", "set", "eth0", "up")
+		g.MustRun(ctx, t, "ip", "addr", "add", fmt.Sprintf("10.82.0.%d/24", i+1), "dev", "eth0")
+		cards, guests = append(cards, k), append(guests, g)
+	}
+	for i, g := range guests {
+		eventually(t, time.Minute, "link", func() bool {
+			out, _ := g.Output(ctx, "cat", "/sys/class/net/eth0/carrier")
+			return strings.TrimSpace(out) == "1"
+		})
+		if speed := strings.TrimSpace(g.MustRun(ctx, t, "cat", "/sys/class/net/eth0/speed")); speed != "10000" {
+			t.Errorf("guest %d links at %s Mbit/s", i, speed)
+		}
+		text := dmesg(ctx, t, g)
+		for _, want := range []string{"SFP+: 5", "NIC Link is Up 10 Gbps", fmt.Sprintf("02:00:82:59:90:%02x", i+1)} {
+			if !strings.Contains(text, want) {
+				t.Errorf("the driver of guest %d has not said %q:\n%s", i, want, text)
+			}
+		}
+	}
+	ping(ctx, t, guests[0], "10.82.0.2", "-c", "5")
+	sent, received, err := guest.Exchange(ctx, guests[0], guests[1], "10.82.0.2", 5001, 64<<20, 82599)
+	if err != nil || sent.SHA256 != received.SHA256 || received.Bytes != 64<<20 {
+		t.Fatalf("%v: sent %+v, received %+v", err, sent, received)
+	}
+	t.Logf("64 MiB of TCP in %.1f s", received.Seconds)
+	for _, k := range cards {
+		k.wantNoViolations(t)
+	}
+}
+
+// TestLinuxIxgbeNoticesWrongEEPROM: a card with a wrong checksum is refused, with the driver's own words.
+func TestLinuxIxgbeNoticesWrongEEPROM(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer cancel()
+	k := plugCard(ctx, t, nic82599.Config{Faults: nic82599.Faults{EEPROMChecksum: true}})
+	g := k.bootWith(ctx, t, "wrong", "ixgbe", "af_packet")
+	if text := dmesg(ctx, t, g); !strings.Contains(text, "The EEPROM Checksum Is Not Valid") {
+		t.Errorf("the driver has not noticed:\n%s", text)
+	}
+	if out, _ := g.Output(ctx, "ls", "/sys/class/net"); strings.Contains(out, "eth0") {
+		t.Errorf("there is an interface: %s", out)
+	}
+}
