@@ -69,7 +69,9 @@ func (s *session) handle(j job) []byte {
 	}
 	r, known := requests[cmd]
 	if !known {
-		s.refused(cmd, unix.ENOTTY)
+		if cmd != VHOST_GET_FEATURES_ARRAY {
+			s.refused(cmd, unix.ENOTTY)
+		}
 		return answerError(unique, unix.ENOTTY)
 	}
 	in, out, ready, errno := r.wanted(cmd, j.ioctl)
