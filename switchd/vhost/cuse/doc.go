@@ -7,6 +7,9 @@
 // Each open of the device is a vhost device of one queue pair. It belongs to the process that says VHOST_SET_OWNER; ioctls of any other
 // process that has the descriptor are refused, as the kernel's vhost does.
 //
+// When the switch stops, the kernel answers every further ioctl with ENOTCONN. A QEMU goes on without network, and aborts when it stops the
+// device, at the latest when it ends: it takes for granted that VHOST_NET_SET_BACKEND with -1 works. vhost-user does not have that.
+//
 // The caller is hostile: sizes and counts are bounded where they arrive, and whatever it does harms nobody but its own device. While it
 // waits for the answer to a request its thread cannot end, so its process id stays its own for that time; in between a pidfd is held.
 package cuse

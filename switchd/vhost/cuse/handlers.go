@@ -190,12 +190,8 @@ func (s *session) setBackend(data []byte) ([]byte, error) {
 	}
 	run := int32(value) != -1
 	if run {
-		link, err := os.Readlink(s.owner.path("fd/" + strconv.FormatUint(uint64(value), 10)))
-		if err != nil {
+		if _, err := os.Readlink(s.owner.path("fd/" + strconv.FormatUint(uint64(value), 10))); err != nil {
 			return nil, fmt.Errorf("process %d has no descriptor %d: %w", s.owner.pid, int32(value), unix.EBADF)
-		}
-		if link != tapLink {
-			s.log.Debug("the backend is no tap", "backend", link)
 		}
 	}
 	s.backend[index] = run

@@ -38,8 +38,11 @@ const (
 	VHOST_NET_SET_BACKEND            ioctl = 0x4008AF30
 )
 
-// VHOST_GET_FEATURES_ARRAY is what QEMU tries first since version 10.2; without it, it uses VHOST_GET_FEATURES.
-const VHOST_GET_FEATURES_ARRAY ioctl = 0x8008AF83
+// What QEMU tries first since version 10.2. Where they are not known it uses VHOST_GET_FEATURES and VHOST_SET_FEATURES.
+const (
+	VHOST_GET_FEATURES_ARRAY ioctl = 0x8008AF83
+	VHOST_SET_FEATURES_ARRAY ioctl = 0x4008AF83
+)
 
 // VHOST_NET_F_VIRTIO_NET_HDR: the backend (the tap) has no virtio header, so the device drops that of the ring. The switch always does.
 const VHOST_NET_F_VIRTIO_NET_HDR = 27

@@ -123,8 +123,5 @@ func (p *process) explain(err error) error {
 	return err
 }
 
-// What the links of descriptors say.
-const (
-	eventFDLink = "anon_inode:[eventfd]"
-	tapLink     = "/dev/net/tun"
-)
+// eventFDLink is what the link of an eventfd says.
+const eventFDLink = "anon_inode:[eventfd]"

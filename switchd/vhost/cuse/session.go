@@ -69,7 +69,7 @@ func (s *session) handle(j job) []byte {
 	}
 	r, known := requests[cmd]
 	if !known {
-		if cmd != VHOST_GET_FEATURES_ARRAY {
+		if cmd != VHOST_GET_FEATURES_ARRAY && cmd != VHOST_SET_FEATURES_ARRAY {
 			s.refused(cmd, unix.ENOTTY)
 		}
 		return answerError(unique, unix.ENOTTY)
