@@ -114,8 +114,8 @@ func (p *process) take(fd int) (int, error) {
 // explain says what to do about missing rights.
 func (p *process) explain(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		return fmt.Errorf("%w: switchd needs CAP_SYS_PTRACE to serve a QEMU of user %d over vhost-cuse (and kernel.yama.ptrace_scope below 3)",
-			err, p.peer.UID)
+		return fmt.Errorf("%w: to serve a QEMU of user %d over vhost-cuse switchd needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH (and "+
+			"kernel.yama.ptrace_scope below 3)", err, p.peer.UID)
 	}
 	if errors.Is(err, unix.ENOSYS) {
 		return fmt.Errorf("%w: vhost-cuse needs Linux 5.6 or later", err)

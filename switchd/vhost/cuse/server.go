@@ -68,11 +68,10 @@ func Open(c Config) (*Server, error) {
 		return nil, err
 	}
 	err = n.publish(c.Access)
-	if errors.Is(err, unix.EPERM) && n.there() {
-		c.Log.Warn("access to the device is left to udev: switchd may not set it (it takes CAP_CHOWN and CAP_FOWNER)", "error", err)
-		err = nil
-	}
-	if err != nil {
+	leave := errors.Is(err, unix.EPERM) && n.there()
+	if leave {
+		s.log.Warn("access to the device is left to udev: switchd may not set it (it takes CAP_CHOWN and CAP_FOWNER)", "error", err)
+	} else if err != nil {
 		channel.Close()
 		return nil, err
 	}
@@ -82,7 +81,9 @@ func Open(c Config) (*Server, error) {
 		return nil, err
 	}
 	s.node = &n
-	go n.keepPermitted(c.Access, s.done, s.log)
+	if !leave {
+		go n.keepPermitted(c.Access, s.done, s.log)
+	}
 	return s, nil
 }
 
