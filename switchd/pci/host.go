@@ -1,0 +1,109 @@
+package pci
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Host is where the facts about the machine's devices are read. The zero value is not of use; see ThisHost.
+type Host struct {
+	Sys, Proc string // "/sys", "/proc"
+	// Addresses gives the addresses of a network interface.
+	Addresses func(name string) []string
+}
+
+// ThisHost is the machine that this program runs on.
+func ThisHost() Host { return Host{Sys: "/sys", Proc: "/proc", Addresses: addresses} }
+
+func addresses(name string) (list []string) {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil
+	}
+	all, _ := i.Addrs()
+	for _, a := range all {
+		if ip, ok := a.(*net.IPNet); ok && ip.IP.IsLinkLocalUnicast() {
+			continue // the kernel gives those to every interface that is up
+		}
+		list = append(list, a.String())
+	}
+	return list
+}
+
+var addressForm = regexp.MustCompile(`^(?:([0-9a-fA-F]{4}):)?([0-9a-fA-F]{2}):([0-9a-fA-F]{2})\.([0-7])$`)
+
+// ParseAddress gives an address its long form, 0000:03:00.0.
+func ParseAddress(text string) (string, error) {
+	m := addressForm.FindStringSubmatch(text)
+	if m == nil {
+		return "", fmt.Errorf("%q is no PCI address: want one such as 0000:03:00.0 (vhostctl nic list)", text)
+	}
+	if m[1] == "" {
+		m[1] = "0000"
+	}
+	return strings.ToLower(fmt.Sprintf("%s:%s:%s.%s", m[1], m[2], m[3], m[4])), nil
+}
+
+func (h Host) device(address string) string { return filepath.Join(h.Sys, "bus/pci/devices", address) }
+
+func (h Host) exists(address string) error {
+	if _, err := os.Stat(h.device(address)); err != nil {
+		return fmt.Errorf("there is no PCI device %s on this machine (vhostctl nic list shows the network cards)", address)
+	}
+	return nil
+}
+
+// driver is the kernel's driver for a device, "" for none.
+func (h Host) driver(address string) string {
+	link, err := os.Readlink(filepath.Join(h.device(address), "driver"))
+	if err != nil {
+		return ""
+	}
+	return filepath.Base(link)
+}
+
+// Interfaces are the names of a device's network interfaces.
+func (h Host) Interfaces(address string) (names []string) {
+	entries, _ := os.ReadDir(filepath.Join(h.device(address), "net"))
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func (h Host) text(path ...string) string {
+	data, _ := os.ReadFile(filepath.Join(path...))
+	return strings.TrimSpace(string(data))
+}
+
+func (h Host) hex(address, file string) uint64 {
+	n, _ := strconv.ParseUint(strings.TrimPrefix(h.text(h.device(address), file), "0x"), 16, 64)
+	return n
+}
+
+// InUse tells what a network interface is used for; "" for nothing that taking it away would end.
+func (h Host) InUse(name string) string {
+	if master, err := os.Readlink(filepath.Join(h.Sys, "class/net", name, "master")); err == nil {
+		return fmt.Sprintf("%s is a port of %s", name, filepath.Base(master))
+	}
+	for _, route := range strings.Split(h.text(h.Proc, "net/route"), "\n") {
+		if f := strings.Fields(route); len(f) > 7 && f[0] == name && f[1] == "00000000" && f[7] == "00000000" {
+			return fmt.Sprintf("the default route goes over %s", name)
+		}
+	}
+	const zero = "00000000000000000000000000000000"
+	for _, route := range strings.Split(h.text(h.Proc, "net/ipv6_route"), "\n") {
+		if f := strings.Fields(route); len(f) > 9 && f[9] == name && f[0] == zero && f[1] == "00" {
+			return fmt.Sprintf("the default route goes over %s", name)
+		}
+	}
+	if list := h.Addresses(name); len(list) > 0 {
+		return fmt.Sprintf("%s has the address %s", name, list[0])
+	}
+	return ""
+}

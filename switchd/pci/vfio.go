@@ -1,0 +1,352 @@
+package pci
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"vhostkit/switchd/guestmem"
+)
+
+// VFIO's requests and flags (linux/vfio.h).
+const (
+	vfioBase = ';'<<8 + 100
+
+	VFIO_GET_API_VERSION        = vfioBase + 0
+	VFIO_CHECK_EXTENSION        = vfioBase + 1
+	VFIO_SET_IOMMU              = vfioBase + 2
+	VFIO_GROUP_GET_STATUS       = vfioBase + 3
+	VFIO_GROUP_SET_CONTAINER    = vfioBase + 4
+	VFIO_GROUP_GET_DEVICE_FD    = vfioBase + 6
+	VFIO_DEVICE_GET_REGION_INFO = vfioBase + 8
+	VFIO_DEVICE_GET_IRQ_INFO    = vfioBase + 9
+	VFIO_DEVICE_SET_IRQS        = vfioBase + 10
+	VFIO_DEVICE_RESET           = vfioBase + 11
+	VFIO_IOMMU_GET_INFO         = vfioBase + 12
+	VFIO_IOMMU_MAP_DMA          = vfioBase + 13
+	VFIO_IOMMU_UNMAP_DMA        = vfioBase + 14
+
+	VFIO_API_VERSION     = 0
+	VFIO_TYPE1_IOMMU     = 1
+	VFIO_TYPE1v2_IOMMU   = 3
+	VFIO_NOIOMMU_IOMMU   = 8
+	VFIO_GROUP_VIABLE    = 1 << 0
+	VFIO_DMA_MAP_READ    = 1 << 0
+	VFIO_DMA_MAP_WRITE   = 1 << 1
+	VFIO_REGION_MMAP     = 1 << 2
+	VFIO_PCI_CONFIG      = 7 // region
+	VFIO_PCI_MSIX        = 2 // interrupts
+	VFIO_IRQ_NONE        = 1 << 0
+	VFIO_IRQ_EVENTFD     = 1 << 2
+	VFIO_IRQ_TRIGGER     = 1 << 5
+	VFIO_INFO_CAPS       = 1 << 1
+	VFIO_CAP_IOVA_RANGES = 1
+)
+
+type groupStatus struct{ argsz, flags uint32 }
+type regionInfo struct {
+	argsz, flags, index, capOffset uint32
+	size, offset                   uint64
+}
+type irqInfo struct{ argsz, flags, index, count uint32 }
+type dmaMap struct {
+	argsz, flags      uint32
+	vaddr, iova, size uint64
+}
+type dmaUnmap struct {
+	argsz, flags uint32
+	iova, size   uint64
+}
+
+// vfio is a device that the kernel's VFIO gives, with an IOMMU that keeps it to what is mapped.
+type vfio struct {
+	mappings
+	address                  string
+	container, group, device int
+	config                   regionInfo
+	irqs                     int
+	calls                    []int // eventfd of each vector, -1 for none
+	registers                []*window
+}
+
+// openVFIO opens a device that is bound to vfio-pci, by its IOMMU group.
+func (h Host) openVFIO(address string) (_ Device, err error) {
+	group, err := h.group(address)
+	if err != nil {
+		return nil, err
+	}
+	v := &vfio{address: address, container: -1, group: -1, device: -1}
+	defer func() {
+		if err != nil {
+			v.closeFiles()
+		}
+	}()
+	if v.container, err = openFile("/dev/vfio/vfio", "load the module vfio-pci (modprobe vfio-pci)"); err != nil {
+		return nil, err
+	}
+	if version, err := ioctl(v.container, VFIO_GET_API_VERSION, (*byte)(nil), "ask VFIO for its version"); err != nil || version != VFIO_API_VERSION {
+		return nil, fmt.Errorf("VFIO has version %d of its interface, want %d: %w", version, VFIO_API_VERSION, errors.Join(err, ErrUnsupported))
+	}
+	name := filepath.Join("/dev/vfio", strconv.Itoa(group))
+	if v.group, err = openFile(name, "the group's device node may belong to another user, or another program has it open"); err != nil {
+		return nil, err
+	}
+	if err := h.attach(v, address, group); err != nil {
+		return nil, err
+	}
+	if err := v.describe(); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+func openFile(name, hint string) (int, error) {
+	fd, err := unix.Open(name, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open %s: %w: %s", name, err, hint)
+	}
+	return fd, nil
+}
+
+// attach puts the group under an IOMMU of our own and opens the device.
+func (h Host) attach(v *vfio, address string, group int) error {
+	status := groupStatus{argsz: size(groupStatus{})}
+	if _, err := ioctl(v.group, VFIO_GROUP_GET_STATUS, &status, "look at the IOMMU group"); err != nil {
+		return err
+	}
+	if status.flags&VFIO_GROUP_VIABLE == 0 {
+		return h.notViable(address, group)
+	}
+	container := int32(v.container)
+	if _, err := ioctl(v.group, VFIO_GROUP_SET_CONTAINER, &container, fmt.Sprintf("take IOMMU group %d", group)); err != nil {
+		return fmt.Errorf("%w: another program may be using a device of the group", err)
+	}
+	kind := uintptr(VFIO_TYPE1v2_IOMMU)
+	if n, _, _ := unix.Syscall(unix.SYS_IOCTL, uintptr(v.container), VFIO_CHECK_EXTENSION, kind); n != 1 {
+		kind = VFIO_TYPE1_IOMMU
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(v.container), VFIO_SET_IOMMU, kind); errno != 0 {
+		if errno == unix.EPERM {
+			return fmt.Errorf("put IOMMU group %d under an IOMMU: %w: this machine's IOMMU cannot remap interrupts; if you trust every guest, "+
+				"load vfio_iommu_type1 with allow_unsafe_interrupts=1", group, errno)
+		}
+		return fmt.Errorf("put IOMMU group %d under an IOMMU: %w: is vfio_iommu_type1 loaded?", group, errno)
+	}
+	text := append([]byte(address), 0)
+	fd, err := ioctl(v.group, VFIO_GROUP_GET_DEVICE_FD, &text[0], "open "+address)
+	if err != nil {
+		return err
+	}
+	v.device = fd
+	unix.CloseOnExec(fd)
+	return nil
+}
+
+// describe learns the places of the configuration space and the interrupts, makes the device master of the bus, and finds room for our memory.
+func (v *vfio) describe() (err error) {
+	if v.config, err = v.region(VFIO_PCI_CONFIG); err != nil {
+		return err
+	}
+	irqs := irqInfo{argsz: size(irqInfo{}), index: VFIO_PCI_MSIX}
+	if _, err := ioctl(v.device, VFIO_DEVICE_GET_IRQ_INFO, &irqs, "ask "+v.address+" for its interrupts"); err == nil {
+		v.irqs = int(irqs.count)
+	}
+	if err := enableBusMaster(v); err != nil {
+		return err
+	}
+	v.next = dmaBase(v.apertureEnd())
+	return nil
+}
+
+func (v *vfio) region(index uint32) (regionInfo, error) {
+	r := regionInfo{argsz: size(regionInfo{}), index: index}
+	_, err := ioctl(v.device, VFIO_DEVICE_GET_REGION_INFO, &r, fmt.Sprintf("ask %s for region %d", v.address, index))
+	return r, err
+}
+
+// apertureEnd is the highest address that the IOMMU translates; 2^39−1 where the kernel does not tell, which all have.
+func (v *vfio) apertureEnd() uint64 {
+	const most = 1<<39 - 1
+	b := make([]byte, 4096)
+	le := binary.LittleEndian
+	le.PutUint32(b, uint32(len(b)))
+	if ioctlBytes(v.container, VFIO_IOMMU_GET_INFO, b, "ask the IOMMU for its addresses") != nil || le.Uint32(b[4:])&VFIO_INFO_CAPS == 0 {
+		return most
+	}
+	for at := le.Uint32(b[16:]); at >= 20 && int(at)+16 <= len(b); at = le.Uint32(b[at+4:]) {
+		if le.Uint16(b[at:]) != VFIO_CAP_IOVA_RANGES {
+			continue
+		}
+		end := uint64(0)
+		for i := range le.Uint32(b[at+8:]) {
+			if place := int(at) + 16 + 16*int(i); place+16 <= len(b) {
+				end = max(end, le.Uint64(b[place+8:]))
+			}
+		}
+		return end
+	}
+	return most
+}
+
+// dmaBase is where our own memory begins: the upper half, away from where guests have theirs.
+func dmaBase(end uint64) uint64 {
+	if end == ^uint64(0) {
+		end--
+	}
+	return (end + 1) / 2 &^ (1<<30 - 1)
+}
+
+func (v *vfio) Address() string { return v.address }
+func (v *vfio) Access() string  { return "vfio" }
+
+func (v *vfio) ReadConfig(offset, size int) (uint32, error) {
+	return readAt(v.device, v.config, v.address, offset, size)
+}
+
+func (v *vfio) WriteConfig(offset, size int, value uint32) error {
+	return writeAt(v.device, v.config, v.address, offset, size, value)
+}
+
+func (v *vfio) BAR(index int) (Registers, error) {
+	r, err := v.region(uint32(index))
+	switch {
+	case err != nil:
+		return nil, err
+	case r.size == 0 || r.flags&VFIO_REGION_MMAP == 0:
+		return nil, fmt.Errorf("map BAR %d of %s: %w: it is not memory, or the kernel does not let it be mapped", index, v.address, ErrUnsupported)
+	}
+	data, err := unix.Mmap(v.device, int64(r.offset), int(r.size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map BAR %d of %s, %d bytes: %w", index, v.address, r.size, err)
+	}
+	w := &window{data: data, base: guestmem.AddressOf(data)}
+	v.registers = append(v.registers, w)
+	return w, nil
+}
+
+func (v *vfio) AllocDMA(bytes int) (DMA, error) { return v.alloc(bytes, v.mapDMA) }
+func (v *vfio) FreeDMA(m DMA) error             { return v.free(m, v.unmapDMA) }
+
+func (v *vfio) mapDMA(p guestmem.Ptr, iova, bytes uint64, _ int, _ uint64) error {
+	m := dmaMap{argsz: size(dmaMap{}), flags: VFIO_DMA_MAP_READ | VFIO_DMA_MAP_WRITE, vaddr: uint64(p), iova: iova, size: bytes}
+	_, err := ioctl(v.container, VFIO_IOMMU_MAP_DMA, &m, fmt.Sprintf("map %d bytes at %#x for %s", bytes, iova, v.address))
+	if errors.Is(err, unix.ENOMEM) {
+		return fmt.Errorf("%w: the limit of locked memory is too low (ulimit -l; LimitMEMLOCK= in a unit)", err)
+	}
+	return err
+}
+
+func (v *vfio) unmapDMA(iova, bytes uint64) error {
+	m := dmaUnmap{argsz: size(dmaUnmap{}), iova: iova, size: bytes}
+	if _, err := ioctl(v.container, VFIO_IOMMU_UNMAP_DMA, &m, fmt.Sprintf("take %d bytes at %#x from %s", bytes, iova, v.address)); err != nil {
+		return err
+	}
+	if m.size != bytes {
+		return fmt.Errorf("take %d bytes at %#x from %s: only %d were mapped", bytes, iova, v.address, m.size)
+	}
+	return nil
+}
+
+func (v *vfio) MapRegion(r Region) error {
+	if r.IOVA+r.Size > v.base() {
+		return fmt.Errorf("map a region at %#x for %s: %w: that is where our own memory lies", r.IOVA, v.address, ErrUnsupported)
+	}
+	return v.mapDMA(r.Addr, r.IOVA, r.Size, r.FD, r.Offset)
+}
+
+func (v *vfio) UnmapRegion(iova, bytes uint64) error { return v.unmapDMA(iova, bytes) }
+
+// Interrupt sets all vectors anew: many devices cannot add one while others are on.
+func (v *vfio) Interrupt(vector, eventfd int) error {
+	if vector < 0 || vector >= v.irqs {
+		return fmt.Errorf("vector %d of %s: %w: it has %d", vector, v.address, ErrUnsupported, v.irqs)
+	}
+	for len(v.calls) <= vector {
+		v.calls = append(v.calls, -1)
+	}
+	v.calls[vector] = eventfd
+	last := len(v.calls)
+	for last > 0 && v.calls[last-1] < 0 {
+		last--
+	}
+	v.calls = v.calls[:last]
+	if err := ioctlBytes(v.device, VFIO_DEVICE_SET_IRQS, irqSet(nil), "switch off the interrupts of "+v.address); err != nil && last > 0 {
+		return err
+	}
+	if last == 0 {
+		return nil
+	}
+	return ioctlBytes(v.device, VFIO_DEVICE_SET_IRQS, irqSet(v.calls), "set the interrupts of "+v.address)
+}
+
+// irqSet is the argument of SET_IRQS for all vectors from 0 on; none switches MSI-X off.
+func irqSet(calls []int) []byte {
+	flags := uint32(VFIO_IRQ_TRIGGER | VFIO_IRQ_EVENTFD)
+	if len(calls) == 0 {
+		flags = VFIO_IRQ_TRIGGER | VFIO_IRQ_NONE
+	}
+	b := make([]byte, 0, 20+4*len(calls))
+	for _, w := range []uint32{uint32(20 + 4*len(calls)), flags, VFIO_PCI_MSIX, 0, uint32(len(calls))} {
+		b = binary.LittleEndian.AppendUint32(b, w)
+	}
+	for _, fd := range calls {
+		b = binary.LittleEndian.AppendUint32(b, uint32(int32(fd)))
+	}
+	return b
+}
+
+func (v *vfio) Reset() error {
+	if _, err := ioctl(v.device, VFIO_DEVICE_RESET, (*byte)(nil), "reset "+v.address); err != nil {
+		return err
+	}
+	return enableBusMaster(v)
+}
+
+func (v *vfio) Close() error {
+	err := v.freeAll(v.unmapDMA)
+	for _, w := range v.registers {
+		err = errors.Join(err, unix.Munmap(w.data))
+	}
+	v.registers = nil
+	v.closeFiles()
+	return err
+}
+
+func (v *vfio) closeFiles() {
+	for _, fd := range slices.Backward([]*int{&v.container, &v.group, &v.device}) {
+		if *fd >= 0 {
+			_ = unix.Close(*fd)
+		}
+		*fd = -1
+	}
+}
+
+// notViable names what keeps an IOMMU group from being given to a program.
+func (h Host) notViable(address string, group int) error {
+	others, _ := filepath.Glob(filepath.Join(h.Sys, "kernel/iommu_groups", strconv.Itoa(group), "devices/*"))
+	text := ""
+	for _, o := range others {
+		name := filepath.Base(o)
+		if driver := h.driver(name); name != address && driver != "" && driver != "vfio-pci" && driver != "pcieport" {
+			text += fmt.Sprintf(" %s (%s)", name, driver)
+		}
+	}
+	return fmt.Errorf("take IOMMU group %d for %s: the kernel uses other devices of the group:%s: bind them to vfio-pci as well (vhostctl nic bind), "+
+		"or put the card into another slot", group, address, text)
+}
+
+// group is the device's IOMMU group.
+func (h Host) group(address string) (int, error) {
+	link, err := os.Readlink(filepath.Join(h.device(address), "iommu_group"))
+	if err != nil {
+		return 0, fmt.Errorf("%s is in no IOMMU group: this machine has no IOMMU, or it is off: switch it on in the firmware and boot with intel_iommu=on "+
+			"(Intel) or amd_iommu=on (AMD)", address)
+	}
+	return strconv.Atoi(filepath.Base(link))
+}
