@@ -4,8 +4,6 @@ import (
 	"sync"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/pci"
 	"vhostkit/switchd/uplink/ixgbe/regs"
@@ -18,12 +16,12 @@ type plain struct {
 	mu         sync.Mutex
 	bar        [regs.BARSize / 4]uint32
 	buffers    []*guestmem.Buffer
-	gone       bool // reads give all ones
-	stuck      uint32
+	gone       bool  // reads give all ones
+	stuck      int64 // a register that keeps what it has; -1: none
 }
 
 func newPlain() *plain {
-	p := &plain{}
+	p := &plain{stuck: -1}
 	p.bar[regs.EEC/4] = regs.EEC_ARD | regs.EEC_PRES
 	p.bar[regs.RDRXCTL/4] = regs.RDRXCTL_DMAIDONE
 	p.bar[regs.SECRXSTAT/4] = regs.SECRXSTAT_RDY
@@ -72,13 +70,11 @@ func (p *plain) Read32(o uint32) uint32 {
 func (p *plain) Write32(o, v uint32) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.stuck != 0 && o == p.stuck {
+	switch {
+	case o == regs.CTRL && p.stuck != regs.CTRL:
+		v &^= regs.CTRL_RST | regs.CTRL_LRST
+	case int64(o) == p.stuck && o != regs.CTRL:
 		return
-	}
-	if o == regs.CTRL {
-		if v&regs.CTRL_RST != 0 && p.stuck != regs.CTRL {
-			v = 0
-		}
 	}
 	p.bar[o/4] = v
 }
@@ -99,8 +95,6 @@ func (e eager) Read32(o uint32) uint32 {
 	}
 	return e.bar[o/4]
 }
-
-func page() int { return unix.Getpagesize() }
 
 func mustLayout(tb testing.TB, name string) Layout {
 	tb.Helper()

@@ -70,7 +70,11 @@ func Open(dev pci.Device, c Config) (*NIC, error) {
 	}
 	n.log = n.log.With("uplink", n.Name())
 	if err := n.open(); err != nil {
-		return nil, multierror.Append(fmt.Errorf("uplink ixgbe:%s (%s): %w", dev.Address(), dev.Access(), err), dev.Close()).ErrorOrNil()
+		err = fmt.Errorf("uplink ixgbe:%s (%s): %w", dev.Address(), dev.Access(), err)
+		if closing := dev.Close(); closing != nil {
+			err = multierror.Append(err, closing)
+		}
+		return nil, err
 	}
 	n.mu.Lock()
 	n.down.Store(!c.Loopback)
@@ -107,7 +111,10 @@ func (n *NIC) open() error {
 		q.rings.Store(&[]*rxRing{})
 		n.queues = append(n.queues, q)
 	}
-	return n.bringUp()
+	if err := n.bringUp(); err != nil || !c.Promiscuous {
+		return err
+	}
+	return n.fallBack() // frames for unknown addresses are in no pool
 }
 
 // identify makes sure that it is an 82599 and switches it on.

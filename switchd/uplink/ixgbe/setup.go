@@ -99,6 +99,7 @@ func (n *NIC) reset() error {
 		return err
 	}
 	time.Sleep(resetTime)
+	n.clear(regs.CTRL, regs.CTRL_GIO_DIS)
 	return nil
 }
 
