@@ -100,6 +100,7 @@ func newApp() *cli.App {
 			ACLCommand(),
 			ProvisionHugepagesCommand(),
 			HugepagesCommand(),
+			NICCommand(),
 			{Name: "man", Usage: "print the manual page", Hidden: true, Action: manualPage},
 			{Name: "completion", Usage: "print the completion script of a shell", ArgsUsage: "bash|zsh|fish", Action: completion},
 		},

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"vhostkit/switchd/pci"
+)
+
+const nicDescription = `An 82599 works for the switch when it is bound to vfio-pci: switchd --uplink ixgbe:ADDRESS. A card that is in use (with an address, the default
+   route, as a port of a bridge or bond) is not taken away without --force. unbind gives it back to the driver that had it.
+
+EXAMPLES
+   Which cards are there:              vhostctl nic list
+   Give one to the switch:             sudo vhostctl nic bind 0000:03:00.0
+   By the name of its interface:       sudo vhostctl nic bind eth2
+   Look first:                         vhostctl nic bind eth2 --dry-run
+   Give it back:                       sudo vhostctl nic unbind 0000:03:00.0`
+
+// NICCommand shows cards and changes who drives them.
+func NICCommand() *cli.Command {
+	dryRun := &cli.BoolFlag{Name: "dry-run", Usage: "show what would be written, write nothing"}
+	return &cli.Command{
+		Name: "nic", Usage: "show network cards, give one to the switch or back", Description: nicDescription, Action: unknownVerb("nic"), Subcommands: []*cli.Command{
+			{Name: "list", Usage: "the cards, and what keeps the switch from using them", Action: listNICs, Flags: outputFlags()},
+			{Name: "bind", Usage: "give a card to the switch", ArgsUsage: "ADDRESS|INTERFACE", Action: bindNIC, Flags: append(outputFlags(), dryRun,
+				&cli.StringFlag{Name: "driver", Usage: "`NAME`, vfio-pci or, without an IOMMU, uio_pci_generic", Value: "vfio-pci"},
+				&cli.BoolFlag{Name: "force", Usage: "also a card that is in use, or in no IOMMU group"})},
+			{Name: "unbind", Usage: "give a card back to the kernel", ArgsUsage: "ADDRESS", Action: unbindNIC, Flags: append(outputFlags(), dryRun)},
+		},
+	}
+}
+
+func listNICs(c *cli.Context) error {
+	list, err := pci.ThisHost().NICs()
+	if err != nil {
+		return err
+	}
+	return show(c, list, func(w io.Writer, list []pci.NIC) {
+		table(w, "ADDRESS CARD DRIVER INTERFACE NODE IOMMU LINK USABLE WHY", func(row func(cells ...any)) {
+			for _, n := range list {
+				name := n.Name
+				if name == "" {
+					name = fmt.Sprintf("%04x:%04x", n.Vendor, n.Device)
+				}
+				usable := "no"
+				if n.Usable {
+					usable = "yes"
+				}
+				row(n.Address, name, orDash(n.Driver), orDash(strings.Join(n.Interfaces, ",")), dashIfNegative(n.NUMANode), dashIfNegative(n.IOMMUGroup), orDash(n.Link), usable, orDash(n.Why))
+			}
+		})
+	})
+}
+
+func dashIfNegative(n int) string {
+	if n < 0 {
+		return "-"
+	}
+	return fmt.Sprint(n)
+}
+
+// nicChange is what bind and unbind print.
+type nicChange struct {
+	Address string     `json:"address"`
+	Steps   []pci.Step `json:"steps"`
+	Done    bool       `json:"done"`
+}
+
+func bindNIC(c *cli.Context) error {
+	return changeNIC(c, func(b pci.Binder, address string) ([]pci.Step, error) {
+		if c.Bool("dry-run") {
+			return b.PlanBind(address, c.String("driver"), c.Bool("force"))
+		}
+		return b.Bind(address, c.String("driver"), c.Bool("force"))
+	})
+}
+
+func unbindNIC(c *cli.Context) error {
+	return changeNIC(c, func(b pci.Binder, address string) ([]pci.Step, error) { return b.Unbind(address, c.Bool("dry-run")) })
+}
+
+func changeNIC(c *cli.Context, change func(b pci.Binder, address string) ([]pci.Step, error)) error {
+	if c.Args().Len() != 1 {
+		return usagef("usage: vhostctl nic %s %s", c.Command.Name, c.Command.ArgsUsage)
+	}
+	switch driver := c.String("driver"); driver {
+	case "", "vfio-pci", "uio_pci_generic":
+	default:
+		return usagef("--driver %s: want vfio-pci or uio_pci_generic", driver)
+	}
+	b := pci.Binder{Host: pci.ThisHost(), Record: pci.DefaultRecord}
+	address, err := b.Host.Find(c.Args().First())
+	if err != nil {
+		return err
+	}
+	steps, err := change(b, address)
+	if err != nil {
+		return err
+	}
+	return show(c, nicChange{address, steps, !c.Bool("dry-run")}, func(w io.Writer, n nicChange) {
+		switch {
+		case len(n.Steps) == 0:
+			fmt.Fprintln(w, "no change:", address, "is as asked for")
+		case !n.Done:
+			for _, s := range n.Steps {
+				fmt.Fprintln(w, s)
+			}
+		default:
+			fmt.Fprintf(w, "%s: the driver is now %s\n", address, orDash(b.Host.NIC(address).Driver))
+		}
+	})
+}

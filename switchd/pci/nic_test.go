@@ -1,0 +1,111 @@
+package pci_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"vhostkit/switchd/pci"
+)
+
+// machine has an 82599 with an interface, one that is bound to vfio-pci, and another card.
+func machine(t *testing.T) pci.Host {
+	const dev = "sys/bus/pci/devices/"
+	h := host(t, map[string]string{
+		dev + "0000:01:00.0/class": "0x020000", dev + "0000:01:00.0/vendor": "0x1af4", dev + "0000:01:00.0/device": "0x1000",
+		dev + "0000:03:00.0/class": "0x020000", dev + "0000:03:00.0/vendor": "0x8086", dev + "0000:03:00.0/device": "0x10fb", dev + "0000:03:00.0/numa_node": "1",
+		dev + "0000:03:00.0/net/eth7/x": "", dev + "0000:03:00.0/driver_override": "(null)",
+		dev + "0000:03:00.1/class": "0x020000", dev + "0000:03:00.1/vendor": "0x8086", dev + "0000:03:00.1/device": "0x10fb",
+		dev + "0000:00:1f.0/class": "0x060100", dev + "0000:00:1f.0/vendor": "0x8086",
+		"sys/class/net/eth7/operstate": "up", "sys/bus/pci/drivers_probe": "", "sys/bus/pci/drivers/vfio-pci/x": "", "sys/bus/pci/drivers/ixgbe/unbind": "",
+	}, map[string]string{
+		dev + "0000:03:00.0/iommu_group": "../../groups/12", dev + "0000:03:00.1/driver": "../../drivers/vfio-pci", dev + "0000:03:00.1/iommu_group": "../../groups/13",
+		"sys/class/net/eth7/device": "../../../bus/pci/devices/0000:03:00.0",
+	})
+	if err := os.Symlink(filepath.Join(h.Sys, "bus/pci/drivers/ixgbe"), filepath.Join(h.Sys, "bus/pci/devices/0000:03:00.0/driver")); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func TestNICs(t *testing.T) {
+	list, err := machine(t).NICs()
+	if err != nil || len(list) != 3 {
+		t.Fatalf("%d cards, %v", len(list), err)
+	}
+	if n := list[0]; n.Address != "0000:03:00.0" || n.Driver != "ixgbe" || n.NUMANode != 1 || n.IOMMUGroup != 12 || n.Link != "up" || n.Usable || !strings.Contains(n.Why, "nic bind") {
+		t.Errorf("%+v", n)
+	}
+	if n := list[1]; n.Address != "0000:03:00.1" || !n.Usable || n.Driver != "vfio-pci" || n.NUMANode != -1 {
+		t.Errorf("%+v", n)
+	}
+	if n := list[2]; n.Address != "0000:01:00.0" || n.Usable || n.Name != "" || n.IOMMUGroup != -1 {
+		t.Errorf("%+v", n)
+	}
+}
+
+func TestFind(t *testing.T) {
+	h := machine(t)
+	for which, want := range map[string]string{"eth7": "0000:03:00.0", "03:00.1": "0000:03:00.1", "0000:01:00.0": "0000:01:00.0", "eth8": "", "09:00.0": "", "../x": ""} {
+		if got, err := h.Find(which); (err != nil) != (want == "") || err == nil && got != want {
+			t.Errorf("%s is %q, %v; want %q", which, got, err, want)
+		}
+	}
+}
+
+func TestPlanBind(t *testing.T) {
+	h := machine(t)
+	b := pci.Binder{Host: h, Record: filepath.Join(t.TempDir(), "nics.json")}
+	steps, err := b.PlanBind("0000:03:00.0", "vfio-pci", false)
+	if err != nil || len(steps) != 3 || !strings.HasSuffix(steps[0].File, "driver_override") || steps[0].Text != "vfio-pci" || !strings.HasSuffix(steps[1].File, "driver/unbind") {
+		t.Errorf("%v, %v", steps, err)
+	}
+	if steps, err := b.PlanBind("0000:03:00.1", "vfio-pci", false); err != nil || steps != nil {
+		t.Errorf("a card that has the driver: %v, %v", steps, err)
+	}
+	h.Addresses = func(string) []string { return []string{"192.0.2.7/24"} }
+	b.Host = h
+	if _, err := b.PlanBind("0000:03:00.0", "vfio-pci", false); !errors.Is(err, pci.ErrInUse) || !strings.Contains(err.Error(), "192.0.2.7") {
+		t.Errorf("a card with an address: %v", err)
+	}
+	if _, err := b.PlanBind("0000:03:00.0", "vfio-pci", true); err != nil {
+		t.Errorf("with force: %v", err)
+	}
+	if _, err := b.PlanBind("0000:01:00.0", "vfio-pci", false); err == nil || !strings.Contains(err.Error(), "IOMMU") {
+		t.Errorf("a card without an IOMMU: %v", err)
+	}
+}
+
+// Bind writes the files in their order and remembers who had the card; the real kernel is asked in a guest (test/e2e).
+func TestBindRemembers(t *testing.T) {
+	h := machine(t)
+	record := filepath.Join(t.TempDir(), "state", "nics.json")
+	b := pci.Binder{Host: h, Record: record}
+	link := filepath.Join(h.Sys, "bus/pci/devices/0000:03:00.0/driver")
+	done := make(chan struct{})
+	go func() { // the kernel
+		defer close(done)
+		for {
+			if data, _ := os.ReadFile(filepath.Join(h.Sys, "bus/pci/drivers_probe")); strings.TrimSpace(string(data)) == "0000:03:00.0" {
+				_ = os.Remove(link)
+				_ = os.Symlink(filepath.Join(h.Sys, "bus/pci/drivers/vfio-pci"), link)
+				return
+			}
+		}
+	}()
+	if _, err := b.Bind("0000:03:00.0", "vfio-pci", false); err != nil {
+		t.Fatal(err)
+	}
+	<-done
+	if data, err := os.ReadFile(record); err != nil || !strings.Contains(string(data), `"0000:03:00.0": "ixgbe"`) {
+		t.Errorf("the record is %s, %v", data, err)
+	}
+	if data, _ := os.ReadFile(filepath.Join(h.Sys, "bus/pci/drivers/ixgbe/unbind")); string(data) != "0000:03:00.0" {
+		t.Errorf("unbind got %q", data)
+	}
+	if steps, err := b.Unbind("0000:03:00.0", true); err != nil || len(steps) != 3 || steps[0].Text != "\n" {
+		t.Errorf("the way back: %v, %v", steps, err)
+	}
+}
