@@ -12,6 +12,8 @@ import (
 
 	"github.com/BurntSushi/toml"
 	"github.com/hashicorp/go-multierror"
+
+	"vhostkit/switchd/uplink/ixgbe"
 )
 
 // DefaultConfigFile is read when it exists and no other is named.
@@ -39,10 +41,14 @@ type Config struct {
 	QEMUGroup     string   `toml:"qemu-group"`  // who may
 	Devices       []string `toml:"device"`      // character devices that they may ask for
 
-	Uplink       string `toml:"uplink"`        // "none", "tap", "tap:NAME"
+	Uplink       string `toml:"uplink"`        // "none", "tap", "tap:NAME", "ixgbe", "ixgbe:ADDRESS"
 	UplinkQueues int    `toml:"uplink-queues"` // 0: one per worker
 	PortMask     uint64 `toml:"-"`             // -p: which 82599
-	Promiscuous  bool   `toml:"promiscuous"`
+	VMDq         string `toml:"vmdq"`          // how an 82599's queues are divided
+	AntiSpoof    bool   `toml:"anti-spoof"`    // let an 82599 check source addresses and VLANs
+	// UnprotectedDMA allows an 82599 without an IOMMU, which can then reach all memory of the machine.
+	UnprotectedDMA bool `toml:"unprotected-dma"`
+	Promiscuous    bool `toml:"promiscuous"`
 
 	VM2VM        int  `toml:"vm2vm"`
 	Mergeable    bool `toml:"mergeable"`
@@ -112,7 +118,7 @@ func DefaultConfig() Config {
 		Cores: []int{-1}, MainCore: -1,
 		SocketMode: "0660", SocketDir: filepath.Join(run, "ports"), StateDir: state, ControlSocket: filepath.Join(run, "switchd.sock"),
 		QEMUGroup: "kvm", Backend: backendUser, CUSEGroup: "kvm", CUSEMode: "0660",
-		Uplink: "none", VM2VM: 1, RxRetry: true, RxRetryNum: 4, RxRetryDelay: 15, VLANStrip: true, VLANBase: 1000,
+		Uplink: "none", VM2VM: 1, RxRetry: true, RxRetryNum: 4, RxRetryDelay: 15, VLANStrip: true, VLANBase: 1000, VMDq: ixgbe.DefaultLayout,
 		Poll: "adaptive", MTU: 1500, MaxQueuePairs: 8, MACLimit: 64, AddressAge: 300, LogFormat: "text", LogLevel: "info",
 	}
 }
@@ -189,7 +195,7 @@ var ranges = map[string][2]int{
 	"vm2vm": {0, 2}, "stats": {0, math.MaxInt32}, "rx-retry-num": {0, math.MaxInt32}, "rx-retry-delay": {0, math.MaxInt32},
 	"vlan-base": {1, 4094}, "mtu": {68, 9700}, "max-queue-pairs": {1, 128}, "mac-limit": {1, 16384},
 	"address-age": {0, math.MaxInt32}, "uplink-queues": {0, 64},
-	"rx-retry": {0, 1}, "mergeable": {0, 1}, "vlan-strip": {0, 1}, "tx-csum": {0, 1}, "tso": {0, 1},
+	"anti-spoof": {0, 1}, "unprotected-dma": {0, 1}, "rx-retry": {0, 1}, "mergeable": {0, 1}, "vlan-strip": {0, 1}, "tx-csum": {0, 1}, "tso": {0, 1},
 }
 
 // Range tells the smallest and the largest value of a long option (without dashes) that takes a number; ok is false for any other option.
@@ -244,7 +250,7 @@ func (c *Config) Validate() error {
 		oneOf("--poll", c.Poll, "adaptive", "busy"),
 		oneOf("--log-format", c.LogFormat, "text", "json"),
 		oneOf("--log-level", c.LogLevel, "debug", "info", "warn", "error"),
-		c.checkUplink(), c.checkMode(), c.checkCores(), c.checkSockets(), socketPath("--control", c.ControlSocket, maxListenPath),
+		c.checkUplink(), c.checkNIC(), c.checkMode(), c.checkCores(), c.checkSockets(), socketPath("--control", c.ControlSocket, maxListenPath),
 		c.checkBroker(), c.checkCUSE(),
 	} {
 		if err != nil {
@@ -259,7 +265,10 @@ func (c *Config) checkUplink() error {
 	if kind == "none" && !named || kind == "tap" && (!named || name != "" && len(name) < 16 && !strings.ContainsAny(name, "/ ")) {
 		return nil
 	}
-	return &RangeError{"--uplink", strconv.Quote(c.Uplink), "none, tap, or tap:NAME with a name of at most 15 characters"}
+	if kind == kindIXGBE && (!named || name != "" && !strings.ContainsAny(name, " \x00")) {
+		return nil
+	}
+	return &RangeError{"--uplink", strconv.Quote(c.Uplink), "none, tap, tap:NAME with a name of at most 15 characters, ixgbe, or ixgbe:ADDRESS"}
 }
 
 func (c *Config) checkSockets() error {

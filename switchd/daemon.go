@@ -15,7 +15,9 @@ import (
 	"github.com/hashicorp/go-multierror"
 
 	"vhostkit/switchd/control"
+	"vhostkit/switchd/ether"
 	"vhostkit/switchd/forward"
+	"vhostkit/switchd/pci"
 	"vhostkit/switchd/unixsocket"
 	"vhostkit/switchd/uplink"
 	"vhostkit/switchd/vhost"
@@ -53,12 +55,11 @@ func New(config Config, log *slog.Logger) (*Daemon, error) {
 			MaxQueuePairs: config.MaxQueuePairs, MTU: config.MTU,
 		},
 	}
-	if config.PortMask != 0 {
-		log.Warn("no 82599 is bound for -p; running with the uplink of --uplink instead", "mask", fmt.Sprintf("%#x", config.PortMask),
-			"uplink", config.Uplink)
+	err := d.config.chooseNIC(pci.ThisHost(), log)
+	if err != nil {
+		return nil, err
 	}
-	var err error
-	if d.uplink, err = openUplink(config, log); err != nil {
+	if d.uplink, err = openUplink(d.config, log); err != nil {
 		return nil, err
 	}
 	if config.VM2VM == int(forward.VM2VMHardware) && (d.uplink == nil || d.uplink.Pools() == 0) {
@@ -72,16 +73,21 @@ func New(config Config, log *slog.Logger) (*Daemon, error) {
 
 func (d *Daemon) forwardConfig() forward.Config {
 	c := d.config
-	frame := forward.StandardFrame
-	if c.Mergeable {
-		frame = forward.JumboFrame
-	}
 	return forward.Config{
-		VM2VM: forward.VM2VM(c.VM2VM), Cores: c.Cores, Busy: c.Poll == "busy", MaxFrame: max(frame, c.MTU+22),
+		VM2VM: forward.VM2VM(c.VM2VM), Cores: c.Cores, Busy: c.Poll == "busy", MaxFrame: c.maxFrame(),
 		RxRetry: c.RxRetry, RxRetryNum: c.RxRetryNum, RxRetryDelay: time.Duration(c.RxRetryDelay) * time.Microsecond,
 		VLANBase: c.VLANBase, VLANStrip: c.VLANStrip, Promiscuous: c.Promiscuous, MACLimit: c.MACLimit,
 		AddressAge: time.Duration(c.AddressAge) * time.Second, Uplink: d.uplink, OnEvent: d.report,
 	}
+}
+
+// maxFrame is the longest frame in bytes, without FCS, with two tags.
+func (c *Config) maxFrame() int {
+	frame := forward.StandardFrame
+	if c.Mergeable {
+		frame = forward.JumboFrame
+	}
+	return max(frame, c.MTU+ether.HeaderLen+2*ether.TagLen)
 }
 
 // Run serves until ctx ends or a part fails, then stops everything: first the sockets, so that the guests can connect again to whoever comes

@@ -91,11 +91,14 @@ func (p *plug) Close() {
 	p.mu.Unlock()
 }
 
-func (d *Daemon) maxMTU() int { return d.forwardConfig().MaxFrame - ether.HeaderLen - 2*ether.TagLen }
+func (d *Daemon) maxMTU() int { return d.config.maxFrame() - ether.HeaderLen - 2*ether.TagLen }
 
 // openUplink opens what --uplink names; nil is none.
 func openUplink(c Config, log *slog.Logger) (uplink.Uplink, error) {
 	kind, name, _ := strings.Cut(c.Uplink, ":")
+	if kind == kindIXGBE {
+		return openNIC(c, name, log)
+	}
 	if kind != "tap" {
 		return nil, nil
 	}

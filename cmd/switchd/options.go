@@ -103,8 +103,11 @@ func flags(d switchd.Config) []cli.Flag {
 		&cli.StringFlag{Name: "qemu-socket", Usage: "socket `PATH` where qemu-wrap asks for ports and devices, or none (default: " + switchd.QEMUSocket(d) + ")"},
 		&cli.StringFlag{Name: "qemu-group", Usage: "`GROUP` that may use it", Value: d.QEMUGroup},
 		&cli.StringSliceFlag{Name: "device", Usage: "character device `PATH` that qemu-wrap may ask for; repeatable"},
-		&cli.StringFlag{Name: "uplink", Usage: "the way out: none, tap or tap:`NAME`", Value: d.Uplink},
+		&cli.StringFlag{Name: "uplink", Usage: "the way out: none, tap, tap:`NAME`, ixgbe or ixgbe:ADDRESS (an 82599; see vhostctl nic)", Value: d.Uplink},
 		number("uplink-queues", "queue pairs of the uplink; 0: one per worker", 0),
+		&cli.StringFlag{Name: "vmdq", Usage: "an 82599's pools and queues: 64x2, 32x4 (RSS), dcb16x8 or dcb32x4 (by priority)", Value: d.VMDq},
+		number("anti-spoof", "1: an 82599 checks the source addresses and VLANs of what guests send, too", 0),
+		number("unprotected-dma", "1: drive an 82599 without an IOMMU; it can then reach all memory of this machine", 0),
 		&cli.StringFlag{Name: "cores", Usage: "one worker on each core of this `LIST`, such as 2-3,5 (default: one worker, not pinned)"},
 		&cli.StringFlag{Name: "poll", Usage: "adaptive: sleep when there is nothing to do; busy: never", Value: d.Poll},
 		number("vm2vm", "frames between guests: 0 by the uplink, 1 in the switch, 2 by the NIC's own switch", d.VM2VM),
@@ -165,7 +168,7 @@ func override(c *cli.Context, config *switchd.Config) error {
 	for name, to := range map[string]*string{
 		"socket-group": &config.SocketGroup, "socket-mode": &config.SocketMode, "socket-dir": &config.SocketDir,
 		"state-dir": &config.StateDir, "control": &config.ControlSocket, "uplink": &config.Uplink, "poll": &config.Poll,
-		"backend": &config.Backend, "cuse-group": &config.CUSEGroup, "cuse-mode": &config.CUSEMode,
+		"backend": &config.Backend, "cuse-group": &config.CUSEGroup, "cuse-mode": &config.CUSEMode, "vmdq": &config.VMDq,
 		"qemu-socket": &config.QEMUSocket, "qemu-group": &config.QEMUGroup, "log-format": &config.LogFormat, "log-level": &config.LogLevel, "cpuprofile": &config.CPUProfile,
 	} {
 		if c.IsSet(name) {
@@ -183,7 +186,7 @@ func override(c *cli.Context, config *switchd.Config) error {
 	}
 	for name, to := range map[string]*bool{
 		"mergeable": &config.Mergeable, "rx-retry": &config.RxRetry, "vlan-strip": &config.VLANStrip, "tx-csum": &config.TxCsum,
-		"tso": &config.TSO,
+		"tso": &config.TSO, "anti-spoof": &config.AntiSpoof, "unprotected-dma": &config.UnprotectedDMA,
 	} {
 		if c.IsSet(name) {
 			*to = c.Int(name) == 1

@@ -51,17 +51,17 @@ const (
 
 type groupStatus struct{ argsz, flags uint32 }
 type regionInfo struct {
-	argsz, flags, index, capOffset uint32
-	size, offset                   uint64
+	argsz, flags, index, _ uint32
+	size, offset           uint64
 }
-type irqInfo struct{ argsz, flags, index, count uint32 }
+type irqInfo struct{ argsz, _, index, count uint32 }
 type dmaMap struct {
 	argsz, flags      uint32
 	vaddr, iova, size uint64
 }
 type dmaUnmap struct {
-	argsz, flags uint32
-	iova, size   uint64
+	argsz, _   uint32
+	iova, size uint64
 }
 
 // vfio is a device that the kernel's VFIO gives, with an IOMMU that keeps it to what is mapped.

@@ -47,7 +47,9 @@ func plugCard(ctx context.Context, t *testing.T, c nic82599.Config) *card {
 func sorted(registers map[string]uint32) string {
 	var b strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(registers)) {
-		fmt.Fprintf(&b, "%s=%#x ", name, registers[name])
+		if !strings.HasPrefix(name, "SRRCTL") || registers[name] != 0x402 { // what they have after a reset
+			fmt.Fprintf(&b, "%s=%#x ", name, registers[name])
+		}
 	}
 	return b.String()
 }

@@ -16,7 +16,6 @@ type rig struct {
 	nic  *NIC
 	wire *Pair
 	dev  pci.Device
-	ring int
 	rx   map[int]*ring
 	tx   map[int]*ring
 	want int // violations that a test expects
@@ -144,15 +143,6 @@ func (r *rig) out() []byte {
 	case <-time.After(5 * time.Second):
 		r.Fatal("nothing on the wire")
 		return nil
-	}
-}
-
-func (r *rig) silence() {
-	r.Helper()
-	select {
-	case f := <-r.wire.Out:
-		r.Errorf("on the wire: %x", f)
-	default:
 	}
 }
 

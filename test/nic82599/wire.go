@@ -113,7 +113,6 @@ type PcapWire struct {
 	mu     sync.Mutex
 	out    io.Writer
 	frames chan []byte
-	closed bool
 }
 
 // Magic and header of the classic format, in this machine's order; frames are Ethernet.

@@ -55,12 +55,6 @@ type pool struct {
 	lax     bool                   // some of the port's addresses are not in the NIC
 }
 
-// devices are the 82599's identifiers by its connectors.
-var devices = map[uint32]string{
-	0x10f7: "KX4", 0x10f8: "mezzanine", 0x10f9: "CX4", 0x10fb: "SFP+", 0x10fc: "XAUI/BX4", 0x1507: "SFP+ EM", 0x1514: "KX4 mezzanine",
-	0x1517: "KR", 0x152a: "FCoE", 0x1529: "FCoE", 0x154a: "SFP+ SF2", 0x154d: "SFP+ SF2", 0x1557: "SFP+ SF", 0x1558: "QSFP SF",
-}
-
 // Open resets the NIC and sets it up. The device is the NIC's from here on, and closed with it, also if Open fails. The link comes up
 // later; see Link.
 func Open(dev pci.Device, c Config) (*NIC, error) {
@@ -123,7 +117,7 @@ func (n *NIC) identify() error {
 	if err != nil {
 		return fmt.Errorf("reading the device's identifier: %w", err)
 	}
-	if _, ok := devices[id>>16]; !ok || id&0xffff != regs.VendorIntel {
+	if !pci.Supported(uint16(id), uint16(id>>16)) {
 		return fmt.Errorf("device %04x:%04x: %w; name an Intel 82599 such as 8086:10fb", id&0xffff, id>>16, ErrNotSupported)
 	}
 	command, err := n.dev.ReadConfig(4, 2)

@@ -1,0 +1,111 @@
+package switchd
+
+import (
+	"fmt"
+	"log/slog"
+	"math/bits"
+	"strconv"
+	"strings"
+
+	"vhostkit/switchd/ether"
+	"vhostkit/switchd/forward"
+	"vhostkit/switchd/pci"
+	"vhostkit/switchd/uplink"
+	"vhostkit/switchd/uplink/ixgbe"
+)
+
+const kindIXGBE = "ixgbe"
+
+// boundNICs lists the addresses of the 82599s that are bound to a driver for user space, lowest first. -p numbers them.
+func boundNICs(h pci.Host) ([]string, error) {
+	list, err := h.NICs()
+	if err != nil {
+		return nil, err
+	}
+	var addresses []string
+	for _, n := range list {
+		switch n.Driver {
+		case "vfio-pci", "uio_pci_generic", "igb_uio":
+			if n.Name != "" {
+				addresses = append(addresses, n.Address)
+			}
+		}
+	}
+	return addresses, nil
+}
+
+// chooseNIC finds what -p, or --uplink ixgbe without an address, asks for. Without a bound 82599, -p alone leaves --uplink as it is: the old
+// command lines always have it.
+func (c *Config) chooseNIC(h pci.Host, log *slog.Logger) error {
+	if c.PortMask == 0 && c.Uplink != kindIXGBE {
+		return nil
+	}
+	if c.Uplink != kindIXGBE && c.Uplink != "none" {
+		log.Warn("-p has no effect beside --uplink", "mask", fmt.Sprintf("%#x", c.PortMask), "uplink", c.Uplink)
+		return nil
+	}
+	bound, err := boundNICs(h)
+	if err != nil && c.Uplink == kindIXGBE {
+		return fmt.Errorf("--uplink ixgbe: %w; name the card: --uplink ixgbe:ADDRESS", err)
+	}
+	index := bits.TrailingZeros64(c.PortMask) % 64 // no mask: the first
+	switch {
+	case index < len(bound):
+		c.Uplink = kindIXGBE + ":" + bound[index]
+		log.Info("82599 chosen", "mask", fmt.Sprintf("%#x", c.PortMask), "address", bound[index], "bound", bound)
+	case c.Uplink == kindIXGBE:
+		return fmt.Errorf("--uplink ixgbe: %d 82599s are bound, and number %d is wanted: vhostctl nic list shows them, vhostctl nic bind ADDRESS binds one",
+			len(bound), index)
+	default:
+		log.Warn("no 82599 is bound for -p; running with the uplink of --uplink instead", "mask", fmt.Sprintf("%#x", c.PortMask),
+			"uplink", c.Uplink, "bound", bound)
+	}
+	return nil
+}
+
+// nicConfig is the driver's part of the configuration. Frames that the NIC loops carry a tag more than the guest sent.
+func (c *Config) nicConfig(log *slog.Logger) (ixgbe.Config, error) {
+	layout, err := ixgbe.FindLayout(c.VMDq)
+	queues := c.UplinkQueues
+	if queues == 0 {
+		queues = len(c.Cores)
+	}
+	return ixgbe.Config{
+		Queues: min(queues, ixgbe.MaxQueues), Layout: layout, VLANBase: c.VLANBase, MaxFrame: c.maxFrame() + ether.TagLen,
+		Loopback: c.VM2VM == int(forward.VM2VMHardware), VLANStrip: c.VLANStrip, Promiscuous: c.Promiscuous, AntiSpoof: c.AntiSpoof, Log: log,
+	}, err
+}
+
+// openNIC opens the 82599 at an address.
+func openNIC(c Config, address string, log *slog.Logger) (uplink.Uplink, error) {
+	config, err := c.nicConfig(log)
+	if err != nil {
+		return nil, err
+	}
+	device, err := pci.Open(address, pci.Options{Unprotected: c.UnprotectedDMA})
+	if err != nil {
+		return nil, fmt.Errorf("uplink ixgbe:%s: %w", address, err)
+	}
+	n, err := ixgbe.Open(device, config)
+	if err != nil {
+		return nil, err
+	}
+	l := config.Layout
+	log.Info("uplink open", "interface", n.Name(), "driver", n.Driver(), "access", device.Access(), "queues", n.Queues(), "vmdq", l.Name)
+	// The old switch's words.
+	log.Info(fmt.Sprintf("pf queue num: 0, configured vmdq pool num: %d, each vmdq pool has %d queues", l.Pools, l.Stride))
+	return n, nil
+}
+
+// checkNIC checks the options of the driver.
+func (c *Config) checkNIC() error {
+	layout, err := ixgbe.FindLayout(c.VMDq)
+	if err != nil {
+		return &RangeError{"--vmdq", strconv.Quote(c.VMDq), strings.Join(ixgbe.LayoutNames(), " or ")}
+	}
+	if kind, _, _ := strings.Cut(c.Uplink, ":"); kind == kindIXGBE && c.VLANBase+layout.Pools-1 > 4094 {
+		return &RangeError{"--vlan-base", strconv.Itoa(c.VLANBase), fmt.Sprintf("at most %d: each of the NIC's %d pools has a VLAN", 4095-layout.Pools,
+			layout.Pools)}
+	}
+	return nil
+}
