@@ -91,12 +91,16 @@ func TestTestpmdOnCard(t *testing.T) {
 	}()
 	if out, err := p.Expect(ctx, "testpmd>"); err != nil || !strings.Contains(out, "net_ixgbe") && !strings.Contains(out, "02:00:82:59:90:01") {
 		t.Fatalf("%v\n%s", err, out)
+	} else {
+		t.Log(out)
 	}
 	if err := p.Write(ctx, "start\n"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Expect(ctx, "testpmd>"); err != nil {
+	if out, err := p.Expect(ctx, "testpmd>"); err != nil {
 		t.Fatal(err)
+	} else {
+		t.Log(out)
 	}
 	eventually(t, time.Minute, "testpmd's queues", func() bool {
 		s := k.Snapshot()

@@ -44,7 +44,7 @@ func (e *eeprom) load(mac net.HardwareAddr, wrong bool) {
 	copy(e.words[0x110:], []uint16{0xffff, 0x0001, 0xffff})
 	// Firmware newer than version 5, where that is looked for.
 	e.words[wordFirmware] = 0x120
-	e.words[0x120+7] = 0x140
+	e.words[0x120+4] = 0x140 // pass-through patch configuration; word 7 there is the version
 	e.words[0x140+7] = 6
 	for i := range 3 {
 		e.words[0x180+i] = uint16(mac[2*i]) | uint16(mac[2*i+1])<<8
