@@ -1,0 +1,316 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"vhostkit/switchd/control"
+	"vhostkit/test/guest"
+	"vhostkit/test/nic82599"
+	"vhostkit/test/pinger"
+)
+
+// vlanLink is the far end of the card's cable, seen from one VLAN. It counts all that passes.
+type vlanLink struct {
+	k    *card
+	wire *nic82599.Pair
+	vlan int
+	sent atomic.Uint64 // frames put on the wire
+	seen atomic.Uint64 // frames taken from it, whatever their VLAN
+	echo atomic.Uint64 // among them: ICMP
+	bad  atomic.Uint64 // among them: without a tag
+}
+
+func (l *vlanLink) Send(f []byte) error {
+	l.sent.Add(1)
+	l.k.Arrive(tagged(f, l.vlan))
+	return nil
+}
+
+func (l *vlanLink) Receive(limit time.Duration) ([]byte, error) {
+	end := time.After(limit)
+	for {
+		select {
+		case f := <-l.wire.Out:
+			l.seen.Add(1)
+			if len(f) < 18 || f[12] != 0x81 || f[13] != 0 {
+				l.bad.Add(1)
+				continue
+			}
+			if f[16] == 8 && f[17] == 0 {
+				l.echo.Add(1)
+			}
+			if int(f[14]&0xf)<<8|int(f[15]) == l.vlan {
+				return append(append([]byte(nil), f[:12]...), f[16:]...), nil
+			}
+		case <-end:
+			return nil, errors.New("nothing came")
+		}
+	}
+}
+
+// drain takes what is still there.
+func (l *vlanLink) drain() {
+	for {
+		if _, err := l.Receive(200 * time.Millisecond); err != nil {
+			return
+		}
+	}
+}
+
+// guestSwitch is a switch inside a guest.
+type guestSwitch struct {
+	*guest.Process
+	g *guest.Guest
+}
+
+const (
+	guestControl = "/tmp/control.sock"
+	guestSocket  = "/tmp/vhost.sock"
+)
+
+func startGuestSwitch(ctx context.Context, t *testing.T, g *guest.Guest, args ...string) *guestSwitch {
+	t.Helper()
+	argv := append([]string{"chroot", "/host", "/tmp/switchd", "--control", guestControl, "--state-dir", "/tmp", "--socket-dir", "/tmp/ports",
+		"--socket-file", guestSocket}, args...)
+	p, err := g.Background(ctx, argv...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &guestSwitch{p, g}
+	t.Cleanup(func() {
+		if t.Failed() {
+			if res, _, err := p.Output(context.Background()); err == nil {
+				t.Logf("switchd in the guest:\n%s", tail(res.Stdout+res.Stderr, 40))
+			}
+			_ = p.Signal(context.Background(), syscall.SIGKILL)
+		}
+	})
+	eventually(t, time.Minute, "switchd's uplink is up", func() bool {
+		if res, running, err := p.Output(ctx); err != nil || !running {
+			t.Fatalf("switchd ended: %v\n%s%s", err, res.Stdout, res.Stderr)
+		}
+		st, err := s.stats(ctx)
+		return err == nil && st.Uplink.Carrier
+	})
+	return s
+}
+
+func (s *guestSwitch) stats(ctx context.Context) (control.Stats, error) {
+	var st control.Stats
+	out, err := s.g.Output(ctx, "chroot", "/host", "/tmp/vhostctl", "--control", guestControl, "stats", "-o", "json")
+	if err != nil {
+		return st, err
+	}
+	return st, json.Unmarshal([]byte(out), &st)
+}
+
+func (s *guestSwitch) stop(ctx context.Context, t *testing.T) {
+	t.Helper()
+	if err := s.Signal(ctx, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if res, err := s.Wait(ctx); err != nil || res.Exit != 0 {
+		t.Errorf("switchd ended with %d, %v:\n%s%s", res.Exit, err, res.Stdout, res.Stderr)
+	}
+}
+
+// TestSwitchOnCard: switchd, in a guest, drives the card over the kernel's own vfio-pci and an emulated VT-d. Its clients, DPDK's virtio-user
+// and a front-end, talk to the wire and to each other, by the switch (--vm2vm 1) and by the card's own (--vm2vm 2); what the registers hold
+// and what the counters say is compared with what was done.
+func TestSwitchOnCard(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	defer cancel()
+	wire := nic82599.NewPair(4096)
+	k := plugCard(ctx, t, nic82599.Config{Wire: wire, MAC: net.HardwareAddr{0x02, 0, 0x82, 0x59, 0x90, 1}})
+	g := k.bootVTD(ctx, t, "switch")
+	bindCard(ctx, t, g)
+	for _, mode := range []int{1, 2} {
+		t.Run(fmt.Sprintf("vm2vm=%d", mode), func(t *testing.T) { k.switchMode(ctx, t, g, wire, mode) })
+	}
+	if out := hostRun(ctx, t, g, "/tmp/vhostctl", "nic", "unbind", vtdCard); !strings.Contains(out, "the driver is now ixgbe") {
+		t.Errorf("nic unbind:\n%s", out)
+	}
+	k.wantNoViolations(t)
+}
+
+func (k *card) switchMode(ctx context.Context, t *testing.T, g *guest.Guest, wire *nic82599.Pair, mode int) {
+	const echoes, largest = 100, 1450
+	s := startGuestSwitch(ctx, t, g, "--uplink", "ixgbe:"+vtdCard, "--vm2vm", fmt.Sprint(mode), "--mergeable", "1")
+	link := &vlanLink{k: k, wire: wire, vlan: 1000}
+	outside := pinger.Host{MAC: addr(0x99), IP: netip.MustParseAddr("10.0.0.99")}
+
+	// A guest to the wire and back.
+	answering := make(chan int)
+	go func() { answering <- outside.Serve(link, 8*time.Second) }()
+	out := hostRun(ctx, t, g, "/tmp/pinger", "--socket", guestSocket, "--mac", net.HardwareAddr(first.MAC[:]).String(), "--ip", "10.0.0.1", "--peer", "10.0.0.99",
+		"--count", fmt.Sprint(echoes), "--largest", fmt.Sprint(largest))
+	if !strings.Contains(out, fmt.Sprintf("answers to %d echo requests", echoes)) {
+		t.Errorf("pinger: %s", out)
+	}
+	if n := <-answering; n < echoes+1 {
+		t.Errorf("the wire answered %d times", n)
+	}
+	k.wantPools(t, mode, map[int]pinger.Host{})
+	// From here on all is counted. An answer that came before the guest's address was in the card may be lost: the guest asks again.
+	link.drain()
+	base, err := s.stats(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link.sent.Store(0)
+	link.seen.Store(0)
+
+	// testpmd as port 0 answers whoever asks.
+	pmd := k.startEchoGuest(ctx, t, g)
+	before := k.PoolCounters()
+	out = hostRun(ctx, t, g, "/tmp/pinger", "--socket", guestSocket, "--mac", net.HardwareAddr(first.MAC[:]).String(), "--ip", "10.0.0.1", "--peer", "10.0.0.2", "--count", fmt.Sprint(echoes),
+		"--largest", fmt.Sprint(largest), "--packed")
+	if !strings.Contains(out, fmt.Sprintf("answers to %d echo requests", echoes)) || !strings.Contains(out, "found 10.0.0.2 at "+echoMAC) {
+		t.Errorf("pinger: %s", out)
+	}
+	looped := k.PoolCounters()[0].Looped - before[0].Looped
+	if mode == 1 && looped != 0 || mode == 2 && looped < echoes {
+		t.Errorf("the card looped %d frames to pool 0 with --vm2vm %d", looped, mode)
+	}
+	wireEchoes := link.echo.Load()
+	link.drain()
+	if n := link.echo.Load() - wireEchoes; n != 0 {
+		t.Errorf("%d echoes between guests are on the wire", n)
+	}
+
+	// The wire to a guest and back.
+	m, _ := net.ParseMAC(echoMAC)
+	to, err := outside.Find(link, netip.MustParseAddr("10.0.0.2"), 20*time.Second)
+	if err != nil || to.MAC != [6]byte(m) {
+		t.Fatalf("from the wire: found %v, %v", to, err)
+	}
+	before = k.PoolCounters()
+	if err := outside.Ping(link, to, echoes, largest, 20*time.Second); err != nil {
+		t.Errorf("from the wire: %v", err)
+	}
+	if n := k.PoolCounters()[0].Received - before[0].Received; n != echoes {
+		t.Errorf("%d of %d frames from the wire are in pool 0", n, echoes)
+	}
+	k.wantPools(t, mode, map[int]pinger.Host{0: to})
+
+	link.drain()
+	k.wantCounters(ctx, t, s, base.Uplink, link, mode)
+	if err := pmd.Write(ctx, "quit\n"); err != nil {
+		t.Error(err)
+	}
+	if _, err := pmd.Wait(ctx); err != nil {
+		t.Error(err)
+	}
+	s.stop(ctx, t)
+	k.wantNoViolations(t)
+}
+
+var first = pinger.Host{MAC: [6]byte{2, 0, 0, 0, 0, 1}}
+
+const echoMAC = "02:00:00:00:00:02"
+
+// startEchoGuest starts DPDK's testpmd as a guest that answers ARP and ICMP.
+func (k *card) startEchoGuest(ctx context.Context, t *testing.T, g *guest.Guest) *guest.Process {
+	t.Helper()
+	p, err := g.Background(ctx, "chroot", "/host", "/usr/bin/dpdk-testpmd", "-l", "0,1", "-n", "4", "--no-telemetry", "--no-huge", "-m", "200",
+		"--no-pci", "--vdev", "net_virtio_user0,path="+guestSocket+",queues=1,mac="+echoMAC, "--", "-i", "--nb-cores=1", "--no-mlockall",
+		"--total-num-mbufs=4096", "--port-topology=loop", "--forward-mode=icmpecho")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Signal(context.Background(), syscall.SIGKILL) })
+	for _, command := range []string{"", "start\n"} {
+		if err := p.Write(ctx, command); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := p.Expect(ctx, "testpmd>"); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	return p
+}
+
+// wantPools compares the registers with what they have to hold for these ports and no others.
+func (k *card) wantPools(t *testing.T, mode int, ports map[int]pinger.Host) {
+	t.Helper()
+	holds := func() error {
+		s := k.Snapshot()
+		if s["MRQC"] != 8 || s["VT_CTL"]&1 == 0 || s["PFDTXGSWC"] != uint32(mode-1) {
+			return fmt.Errorf("MRQC %#x, VT_CTL %#x, PFDTXGSWC %#x", s["MRQC"], s["VT_CTL"], s["PFDTXGSWC"])
+		}
+		pools := map[uint32]uint32{} // pool by its VLAN
+		for i := range 64 {
+			if v := s[fmt.Sprintf("VLVF[%d]", i)]; v>>31 == 1 {
+				pools[v&0xfff] = s[fmt.Sprintf("VLVFB[%d]", 2*i)]
+			}
+		}
+		owned := 0
+		for i := 1; i < 128; i++ { // 0 is the card's own
+			ral, rah := s[fmt.Sprintf("RAL[%d]", i)], s[fmt.Sprintf("RAH[%d]", i)]
+			if rah>>31 == 0 {
+				continue
+			}
+			owned++
+			pool := s[fmt.Sprintf("MPSAR_LO[%d]", i)]
+			found := false
+			for p, h := range ports {
+				m := h.MAC
+				if ral == uint32(m[0])|uint32(m[1])<<8|uint32(m[2])<<16|uint32(m[3])<<24 && rah&0xffff == uint32(m[4])|uint32(m[5])<<8 {
+					found = pool&(1<<p) != 0 && pools[uint32(1000+p)]&(1<<p) != 0
+				}
+			}
+			if !found {
+				return fmt.Errorf("RAR[%d] %08x %08x belongs to pools %#x; VLANs %v", i, rah, ral, pool, pools)
+			}
+		}
+		if owned != len(ports) {
+			return fmt.Errorf("%d addresses in the card, want %d", owned, len(ports))
+		}
+		return nil
+	}
+	var err error
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if err = holds(); err == nil {
+			return
+		}
+	}
+	t.Errorf("registers: %v\n%s", err, sorted(k.Snapshot()))
+}
+
+// wantCounters compares what vhostctl shows with what the test has sent and seen.
+func (k *card) wantCounters(ctx context.Context, t *testing.T, s *guestSwitch, base control.UplinkStats, link *vlanLink, mode int) {
+	t.Helper()
+	st, err := s.stats(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := st.Uplink
+	u.WireRX, u.WireTX = u.WireRX-base.WireRX, u.WireTX-base.WireTX
+	u.RX.Packets, u.TX.Packets = u.RX.Packets-base.RX.Packets, u.TX.Packets-base.TX.Packets
+	if link.bad.Load() != 0 {
+		t.Errorf("%d frames on the wire have no tag", link.bad.Load())
+	}
+	if u.WireRX != link.sent.Load() || u.WireTX != link.seen.Load() {
+		t.Errorf("the card counts %d and %d frames on the wire, sent and seen were %d and %d", u.WireRX, u.WireTX, link.sent.Load(), link.seen.Load())
+	}
+	if mode == 1 && (u.RX.Packets != link.sent.Load() || u.TX.Packets != link.seen.Load()) {
+		t.Errorf("the switch counts %d and %d frames, sent and seen were %d and %d", u.RX.Packets, u.TX.Packets, link.sent.Load(), link.seen.Load())
+	}
+	if mode == 2 && u.RX.Packets <= link.sent.Load() {
+		t.Errorf("no frame came back from the card: %d received, %d sent by the wire", u.RX.Packets, link.sent.Load())
+	}
+	if lost := u.Full + u.Down + u.Rejected + u.Truncated + u.Missed + u.Broken + u.Spoofed; lost != 0 {
+		t.Errorf("frames lost: %+v", u)
+	}
+	t.Logf("--vm2vm %d: wire %d in, %d out; switch %d in, %d out", mode, u.WireRX, u.WireTX, u.RX.Packets, u.TX.Packets)
+}
