@@ -22,7 +22,7 @@ type filter struct {
 // defaultPool gets what is for no other, as long as some port depends on it.
 const defaultPool = 0
 
-// drainTime is how long a worker may take to empty the rings of a port that has left. It usually takes microseconds.
+// drainTime is how long a worker may take to empty the rings of a pool. It usually takes microseconds.
 const drainTime = 100 * time.Millisecond
 
 // AddFilter gives the port its pool and the pool the address (8.2.3.7.8, RAL and RAH; 8.2.3.7.10, MPSAR). A port beyond the pools, and an
@@ -128,18 +128,43 @@ func (n *NIC) activate(pool int) error {
 	if p.active {
 		return nil
 	}
-	if len(p.rx) == 0 {
+	used := len(p.rx) != 0
+	if !used {
 		if err := n.makeRings(pool); err != nil {
 			return err
 		}
 	}
-	for _, r := range p.rx {
-		r.drain.Store(true) // whatever came since it was last used
-	}
 	p.active = true
+	if used { // whatever came since then goes before the first address is in the NIC: what comes afterwards is the new port's
+		p.startDraining()
+		n.share()
+		n.awaitDrained(pool)
+	} else {
+		n.share()
+	}
 	n.setGroups(pool)
-	n.share()
 	return nil
+}
+
+// startDraining lets the worker throw away what is in the pool's rings.
+func (p *pool) startDraining() {
+	for _, r := range p.rx {
+		r.drain.Store(true)
+	}
+}
+
+// awaitDrained gives the worker its time to empty the rings of an active pool. Without it nothing is lost: they are emptied later, though
+// with what has come for a new port meanwhile.
+func (n *NIC) awaitDrained(pool int) {
+	for end := time.Now().Add(drainTime); ; time.Sleep(50 * time.Microsecond) {
+		if !slices.ContainsFunc(n.pools[pool].rx, func(r *rxRing) bool { return r.drain.Load() }) {
+			return
+		}
+		if time.Now().After(end) {
+			n.log.Debug("no worker empties the rings of a pool", "pool", pool)
+			return
+		}
+	}
 }
 
 func (n *NIC) makeRings(pool int) error {
@@ -178,21 +203,10 @@ func (n *NIC) deactivate(pool int) error {
 		return nil // others depend on it
 	}
 	n.r.Write32(regs.VMOLR(pool), 0)
-	for _, r := range p.rx {
-		r.drain.Store(true)
-	}
-	drained := true
-	for end := time.Now().Add(drainTime); ; time.Sleep(50 * time.Microsecond) {
-		drained = !slices.ContainsFunc(p.rx, func(r *rxRing) bool { return r.drain.Load() })
-		if drained || time.Now().After(end) {
-			break
-		}
-	}
+	p.startDraining()
+	n.awaitDrained(pool)
 	p.active = false
 	n.share()
-	if !drained { // nothing is lost by it: the ring is emptied before it is used again
-		n.log.Debug("no worker emptied the rings of a port that has left", "pool", pool)
-	}
 	return nil
 }
 
