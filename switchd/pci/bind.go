@@ -47,6 +47,9 @@ func (b Binder) PlanBind(address, driver string, force bool) ([]Step, error) {
 			return nil, fmt.Errorf("bind %s to %s: %w: %s: it would be cut off (--force does it all the same)", address, driver, ErrInUse, use)
 		}
 	}
+	if err := h.free(address); err != nil {
+		return nil, fmt.Errorf("bind %s to %s: %w", address, driver, err)
+	}
 	if driver == "vfio-pci" {
 		if _, err := h.group(address); err != nil && !force {
 			return nil, fmt.Errorf("bind %s to vfio-pci: %w", address, err)
@@ -105,6 +108,9 @@ func (b Binder) Unbind(address string, dryRun bool) (done []Step, err error) {
 		}
 		delete(record, address)
 		return steps, errors.Join(write(steps), b.write(record))
+	}
+	if err := b.Host.free(address); err != nil {
+		return nil, fmt.Errorf("unbind %s from %s: %w", address, now, err)
 	}
 	steps := b.steps(address, now, "\n")
 	if dryRun {

@@ -109,3 +109,23 @@ func TestBindRemembers(t *testing.T) {
 		t.Errorf("the way back: %v, %v", steps, err)
 	}
 }
+
+// TestUnbindInUse: the kernel would wait for the process that has the card, so it is named instead.
+func TestUnbindInUse(t *testing.T) {
+	h := machine(t)
+	fds := filepath.Join(h.Proc, "77/fd")
+	if err := errors.Join(os.MkdirAll(fds, 0o755), os.Symlink("/dev/vfio/13", filepath.Join(fds, "5")),
+		os.WriteFile(filepath.Join(h.Proc, "77/comm"), []byte("switchd\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	b := pci.Binder{Host: h, Record: filepath.Join(t.TempDir(), "nics.json")}
+	if _, err := b.Unbind("0000:03:00.1", true); !errors.Is(err, pci.ErrInUse) || !strings.Contains(err.Error(), "switchd (pid 77)") {
+		t.Errorf("unbind of a card that is open: %v", err)
+	}
+	if _, err := b.PlanBind("0000:03:00.1", "uio_pci_generic", false); !errors.Is(err, pci.ErrInUse) {
+		t.Errorf("bind of a card that is open: %v", err)
+	}
+	if _, err := b.PlanBind("0000:03:00.0", "vfio-pci", false); err != nil {
+		t.Errorf("another card: %v", err)
+	}
+}

@@ -145,6 +145,10 @@ func TestSwitchOnCard(t *testing.T) {
 
 func (k *card) switchMode(ctx context.Context, t *testing.T, g *guest.Guest, wire *nic82599.Pair, mode int) {
 	s := startGuestSwitch(ctx, t, g, "--uplink", "ixgbe:"+vtdCard, "--vm2vm", fmt.Sprint(mode), "--mergeable", "1")
+	if res, err := g.Run(ctx, "chroot", "/host", "/tmp/vhostctl", "nic", "unbind", vtdCard); err != nil || res.Exit == 0 ||
+		!strings.Contains(res.Stderr, "in use by switchd") {
+		t.Errorf("nic unbind under the switch: %+v, %v", res, err)
+	}
 	link := &vlanLink{k: k, wire: wire, vlan: 1000}
 	outside := pinger.Host{MAC: addr(0x99), IP: netip.MustParseAddr("10.0.0.99")}
 
