@@ -154,7 +154,7 @@ func (k *card) switchMode(ctx context.Context, t *testing.T, g *guest.Guest, wir
 
 	// A guest to the wire and back.
 	answering := make(chan int)
-	go func() { answering <- outside.Serve(link, 8*time.Second) }()
+	go func() { answering <- pinger.Serve(outside, link, 8*time.Second) }()
 	if found := guestPings(ctx, t, g, "10.0.0.99"); found != net.HardwareAddr(outside.MAC[:]).String() {
 		t.Errorf("10.0.0.99 is at %s", found)
 	}

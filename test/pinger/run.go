@@ -55,14 +55,17 @@ func (h Host) Ping(l Link, to Host, count, largest int, limit time.Duration) err
 	return nil
 }
 
+// Answerer answers frames; nil is no answer.
+type Answerer interface{ Answer(frame []byte) []byte }
+
 // Serve answers until the link ends or nothing has come for that time.
-func (h Host) Serve(l Link, idle time.Duration) (answered int) {
+func Serve(a Answerer, l Link, idle time.Duration) (answered int) {
 	for {
 		f, err := l.Receive(idle)
 		if err != nil {
 			return answered
 		}
-		if back := h.Answer(f); back != nil && l.Send(back) == nil {
+		if back := a.Answer(f); back != nil && l.Send(back) == nil {
 			answered++
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"vhostkit/test/frontend"
@@ -29,14 +30,15 @@ func main() {
 	largest := flag.Int("largest", 1472, "`BYTES` of payload at the end")
 	limit := flag.Duration("limit", 30*time.Second, "`TIME` to find the peer, and for each answer; or to answer without being asked")
 	packed := flag.Bool("packed", false, "packed rings")
+	boot := flag.String("boot", "", "`MAC=IP=SCRIPT;...`: answer these with an address and a script, too")
 	flag.Parse()
-	if err := run(*socket, *mac, *ip, *peer, *count, *largest, *limit, *packed); err != nil {
+	if err := run(*socket, *mac, *ip, *peer, *count, *largest, *limit, *packed, *boot); err != nil {
 		fmt.Fprintf(os.Stderr, "pinger: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(socket, mac, ip, peer string, count, largest int, limit time.Duration, packed bool) error {
+func run(socket, mac, ip, peer string, count, largest int, limit time.Duration, packed bool, boot string) error {
 	m, err := net.ParseMAC(mac)
 	if err != nil || len(m) != 6 {
 		return fmt.Errorf("--mac %q: want six bytes: %v", mac, err)
@@ -52,8 +54,12 @@ func run(socket, mac, ip, peer string, count, largest int, limit time.Duration, 
 	defer d.Close()
 	h := pinger.Host{MAC: [6]byte(m), IP: own}
 	if peer == "" {
+		server, err := bootServer(h, boot)
+		if err != nil {
+			return err
+		}
 		fmt.Println("ready")
-		fmt.Println("answered", h.Serve(guest{d}, limit))
+		fmt.Println("answered", pinger.Serve(server, guest{d}, limit))
 		return nil
 	}
 	target, err := netip.ParseAddr(peer)
@@ -70,4 +76,27 @@ func run(socket, mac, ip, peer string, count, largest int, limit time.Duration, 
 	}
 	fmt.Println("answers to", count, "echo requests, none wrong")
 	return nil
+}
+
+func bootServer(h pinger.Host, clients string) (*pinger.Boot, error) {
+	b := &pinger.Boot{Host: h, Clients: map[[6]byte]pinger.Client{}}
+	for _, c := range strings.Split(clients, ";") {
+		if c == "" {
+			continue
+		}
+		parts := strings.SplitN(c, "=", 3)
+		if len(parts) != 3 {
+			return nil, fmt.Errorf("--boot %q: want MAC=IP=SCRIPT", c)
+		}
+		mac, err := net.ParseMAC(parts[0])
+		if err != nil || len(mac) != 6 {
+			return nil, fmt.Errorf("--boot %q: %v", c, err)
+		}
+		ip, err := netip.ParseAddr(parts[1])
+		if err != nil {
+			return nil, err
+		}
+		b.Clients[[6]byte(mac)] = pinger.Client{IP: ip, Script: "#!ipxe\n" + strings.ReplaceAll(parts[2], ",", "\n") + "\n"}
+	}
+	return b, nil
 }
