@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -67,63 +66,6 @@ func (l *vlanLink) drain() {
 	}
 }
 
-// guestSwitch is a switch inside a guest.
-type guestSwitch struct {
-	*guest.Process
-	g *guest.Guest
-}
-
-const (
-	guestControl = "/tmp/control.sock"
-	guestSocket  = "/tmp/vhost.sock"
-)
-
-func startGuestSwitch(ctx context.Context, t *testing.T, g *guest.Guest, args ...string) *guestSwitch {
-	t.Helper()
-	argv := append([]string{"chroot", "/host", "/tmp/switchd", "--control", guestControl, "--state-dir", "/tmp", "--socket-dir", "/tmp/ports",
-		"--socket-file", guestSocket}, args...)
-	p, err := g.Background(ctx, argv...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &guestSwitch{p, g}
-	t.Cleanup(func() {
-		if t.Failed() {
-			if res, _, err := p.Output(context.Background()); err == nil {
-				t.Logf("switchd in the guest:\n%s", tail(res.Stdout+res.Stderr, 40))
-			}
-			_ = p.Signal(context.Background(), syscall.SIGKILL)
-		}
-	})
-	eventually(t, time.Minute, "switchd's uplink is up", func() bool {
-		if res, running, err := p.Output(ctx); err != nil || !running {
-			t.Fatalf("switchd ended: %v\n%s%s", err, res.Stdout, res.Stderr)
-		}
-		st, err := s.stats(ctx)
-		return err == nil && st.Uplink.Carrier
-	})
-	return s
-}
-
-func (s *guestSwitch) stats(ctx context.Context) (control.Stats, error) {
-	var st control.Stats
-	out, err := s.g.Output(ctx, "chroot", "/host", "/tmp/vhostctl", "--control", guestControl, "stats", "-o", "json")
-	if err != nil {
-		return st, err
-	}
-	return st, json.Unmarshal([]byte(out), &st)
-}
-
-func (s *guestSwitch) stop(ctx context.Context, t *testing.T) {
-	t.Helper()
-	if err := s.Signal(ctx, syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if res, err := s.Wait(ctx); err != nil || res.Exit != 0 {
-		t.Errorf("switchd ended with %d, %v:\n%s%s", res.Exit, err, res.Stdout, res.Stderr)
-	}
-}
-
 // TestSwitchOnCard: switchd, in a guest, drives the card over the kernel's own vfio-pci and an emulated VT-d. Its clients, DPDK's virtio-user
 // and a front-end, talk to the wire and to each other, by the switch (--vm2vm 1) and by the card's own (--vm2vm 2); what the registers hold
 // and what the counters say is compared with what was done.
@@ -145,6 +87,10 @@ func TestSwitchOnCard(t *testing.T) {
 
 func (k *card) switchMode(ctx context.Context, t *testing.T, g *guest.Guest, wire *nic82599.Pair, mode int) {
 	s := startGuestSwitch(ctx, t, g, "--uplink", "ixgbe:"+vtdCard, "--vm2vm", fmt.Sprint(mode), "--mergeable", "1")
+	eventually(t, time.Minute, "link", func() bool {
+		st, err := s.stats(ctx)
+		return err == nil && st.Uplink.Carrier
+	})
 	if res, err := g.Run(ctx, "chroot", "/host", "/tmp/vhostctl", "nic", "unbind", vtdCard); err != nil || res.Exit == 0 ||
 		!strings.Contains(res.Stderr, "in use by switchd") {
 		t.Errorf("nic unbind under the switch: %+v, %v", res, err)
@@ -214,24 +160,7 @@ func (k *card) switchMode(ctx context.Context, t *testing.T, g *guest.Guest, wir
 	k.wantNoViolations(t)
 }
 
-// What is pinged, and with how many bytes.
-const (
-	echoes, largest = 100, 1450
-	echoMAC         = "02:00:00:00:00:02"
-)
-
-// guestPings lets a front-end in the guest find an address and ping it: it gives who has the address.
-func guestPings(ctx context.Context, t *testing.T, g *guest.Guest, peer string, options ...string) string {
-	t.Helper()
-	out := hostRun(ctx, t, g, append([]string{"/tmp/pinger", "--socket", guestSocket, "--mac", "02:00:00:00:00:01", "--ip", "10.0.0.1", "--peer", peer,
-		"--count", fmt.Sprint(echoes), "--largest", fmt.Sprint(largest)}, options...)...)
-	if !strings.Contains(out, fmt.Sprintf("answers to %d echo requests", echoes)) {
-		t.Errorf("pinger: %s", out)
-	}
-	_, found, _ := strings.Cut(out, "found "+peer+" at ")
-	found, _, _ = strings.Cut(found, "\n")
-	return found
-}
+const echoMAC = "02:00:00:00:00:02"
 
 // startEchoGuest starts DPDK's testpmd as a guest that answers ARP and ICMP.
 func (k *card) startEchoGuest(ctx context.Context, t *testing.T, g *guest.Guest) *guest.Process {

@@ -4,9 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -50,24 +47,6 @@ mkdir -p /dev/hugepages && mount -t hugetlbfs none /dev/hugepages`); err != nil 
 		t.Fatal(err)
 	}
 	return g
-}
-
-// testProgram builds a static program of the tests' own for guests.
-func testProgram(ctx context.Context, t *testing.T, name string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), filepath.Base(name))
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "vhostkit/test/"+name)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("building %s: %v\n%s", name, err, out)
-	}
-	return path
-}
-
-// hostRun runs one of this project's or this machine's programs in the guest.
-func hostRun(ctx context.Context, t *testing.T, g *guest.Guest, argv ...string) string {
-	t.Helper()
-	return g.MustRun(ctx, t, append([]string{"chroot", "/host"}, argv...)...)
 }
 
 // bindCard gives the card to user space with the project's own command.
