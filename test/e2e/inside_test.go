@@ -47,7 +47,7 @@ const (
 
 func startGuestSwitch(ctx context.Context, t *testing.T, g *guest.Guest, args ...string) *guestSwitch {
 	t.Helper()
-	argv := append([]string{"chroot", "/host", "/tmp/switchd", "--control", guestControl, "--state-dir", "/tmp", "--socket-dir", "/tmp/ports",
+	argv := append([]string{"chroot", "/host", "/bin/sh", "-c", `cd /tmp && exec ./switchd "$@"`, "switchd", "--control", guestControl, "--state-dir", "/tmp", "--socket-dir", "/tmp/ports",
 		"--socket-file", guestSocket}, args...)
 	p, err := g.Background(ctx, argv...)
 	if err != nil {

@@ -44,6 +44,12 @@ func (h Host) Ping(l Link, to Host, count, largest int, limit time.Duration) err
 			if err != nil {
 				return fmt.Errorf("echo %d of %d, %d bytes: %w", n+1, count, len(request), err)
 			}
+			if back := h.Answer(f); back != nil { // the other side may ask who asks
+				if err := l.Send(back); err != nil {
+					return err
+				}
+				continue
+			}
 			if len(f) > 34 && f[12] == 8 && f[13] == 0 && f[23] == protoICMP {
 				if err := h.Answers(f, request, to); err != nil {
 					return fmt.Errorf("echo %d of %d, %d bytes: %w", n+1, count, len(request), err)

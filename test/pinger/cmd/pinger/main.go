@@ -58,6 +58,9 @@ func run(socket, mac, ip, peer string, count, largest int, limit time.Duration, 
 		if err != nil {
 			return err
 		}
+		if err := (guest{d}).Send(h.Ask(own)); err != nil { // so that the switch knows who is here
+			return err
+		}
 		fmt.Println("ready")
 		fmt.Println("answered", pinger.Serve(server, guest{d}, limit))
 		return nil
