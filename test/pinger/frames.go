@@ -89,13 +89,13 @@ func (h Host) Answers(f, request []byte, to Host) error {
 	case len(f) < len(want):
 		return fmt.Errorf("%d bytes came back of %d", len(f), len(want))
 	case !bytes.Equal(f[:etherLen], want[:etherLen]):
-		return fmt.Errorf("Ethernet header %x, want %x", f[:etherLen], want[:etherLen])
+		return fmt.Errorf("header %x, want %x", f[:etherLen], want[:etherLen])
 	case checksum(f[etherLen:at]) != 0:
-		return fmt.Errorf("IP header %x: wrong checksum", f[etherLen:at])
+		return fmt.Errorf("header %x of IP: wrong checksum", f[etherLen:at])
 	case !bytes.Equal(f[etherLen+12:at], want[etherLen+12:at]):
-		return fmt.Errorf("IP addresses %x, want %x", f[etherLen+12:at], want[etherLen+12:at])
+		return fmt.Errorf("addresses %x, want %x", f[etherLen+12:at], want[etherLen+12:at])
 	case !bytes.Equal(f[at:len(want)], want[at:]):
-		return fmt.Errorf("ICMP message differs: %.24x, want %.24x", f[at:len(want)], want[at:])
+		return fmt.Errorf("the ICMP message differs: %.24x, want %.24x", f[at:len(want)], want[at:])
 	}
 	return nil
 }
