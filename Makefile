@@ -58,7 +58,7 @@ install: man ## programs, units, manual pages, completion; DESTDIR and PREFIX (/
 	umask 022; bin/vhostctl completion bash >$(SHARE)/bash-completion/completions/vhostctl
 	umask 022; bin/vhostctl completion zsh >$(SHARE)/zsh/site-functions/_vhostctl
 	umask 022; bin/vhostctl completion fish >$(SHARE)/fish/vendor_completions.d/vhostctl.fish
-	install -m 644 README.md LICENSE templates/switchd.toml templates/qemu-wrap.toml $(SHARE)/doc/vhostkit
+	install -m 644 README.md LICENSE templates/switchd.toml templates/qemu-wrap.toml systemd/examples/*.conf $(SHARE)/doc/vhostkit
 	@# On the machine itself the units can be started next.
 	@if [ -z '$(DESTDIR)' ] && command -v systemd-sysusers >/dev/null; then \
 		systemd-sysusers $(LIB)/sysusers.d/vhostkit.conf && systemd-tmpfiles --create $(LIB)/tmpfiles.d/vhostkit.conf; \

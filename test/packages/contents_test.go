@@ -31,6 +31,8 @@ var contents = map[string]string{
 	"/usr/share/bash-completion/completions/vhostctl":    "-rw-r--r--",
 	"/usr/share/doc/vhostkit/LICENSE":                    "-rw-r--r--",
 	"/usr/share/doc/vhostkit/README.md":                  "-rw-r--r--",
+	"/usr/share/doc/vhostkit/cuse.conf":                  "-rw-r--r--",
+	"/usr/share/doc/vhostkit/ixgbe.conf":                 "-rw-r--r--",
 	"/usr/share/doc/vhostkit/qemu-wrap.toml":             "-rw-r--r--",
 	"/usr/share/doc/vhostkit/switchd.toml":               "-rw-r--r--",
 	"/usr/share/fish/vendor_completions.d/vhostctl.fish": "-rw-r--r--",

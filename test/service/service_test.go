@@ -209,6 +209,46 @@ func TestUnitsAreClean(t *testing.T) {
 	}
 }
 
+// TestExamplesAreClean: the unit with each of the drop-ins that administrators are to copy.
+func TestExamplesAreClean(t *testing.T) {
+	tool(t, "systemd-analyze")
+	examples, err := filepath.Glob("../../systemd/examples/*.conf")
+	if err != nil || len(examples) < 2 {
+		t.Fatalf("examples %v, %v", examples, err)
+	}
+	verify := func(t *testing.T, text []byte) string {
+		list := units(t)
+		dir := filepath.Join(filepath.Dir(list[0]), "switchd.service.d")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		text = bytes.ReplaceAll(text, []byte("/usr/bin/vhostctl"), []byte(build(t, "vhostctl")+"/vhostctl"))
+		if err := os.WriteFile(filepath.Join(dir, "example.conf"), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, _ := exec.Command("systemd-analyze", append([]string{"verify", "--man=no"}, list...)...).CombinedOutput()
+		var ours []string
+		for _, line := range strings.Split(string(out), "\n") {
+			if strings.Contains(line, "switchd") || strings.Contains(line, "vhostkit") || strings.Contains(line, "example.conf") {
+				ours = append(ours, line)
+			}
+		}
+		return strings.Join(ours, "\n")
+	}
+	for _, example := range examples {
+		text, err := os.ReadFile(example)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if complaints := verify(t, text); complaints != "" {
+			t.Errorf("%s: %s", example, complaints)
+		}
+	}
+	if verify(t, []byte("[Service]\nDevicePolicy=whatever\n")) == "" {
+		t.Error("a wrong drop-in is not noticed: this test looks at nothing")
+	}
+}
+
 // TestHardening: an exposure of at most 4.0 (of 10).
 func TestHardening(t *testing.T) {
 	tool(t, "systemd-analyze")
