@@ -41,7 +41,7 @@ type file struct {
 // Limits of what a client may map.
 const (
 	maxAreas = 1 << 17
-	maxFiles = 64
+	maxFiles = 512
 )
 
 // Map gives the device an area. fd is the file behind it, or -1; it stays the caller's.
