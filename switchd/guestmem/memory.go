@@ -150,9 +150,16 @@ func overlap(a, an, b, bn uint64) bool { return a < b+bn && b < a+an }
 // mapRegion maps whole pages of the file around the region. hugetlbfs wants offset and length in its own page size, which fstat(2) reports
 // as the block size.
 func mapRegion(s RegionSpec) (Region, error) {
+	if err := refuseFUSE(s.FD); err != nil {
+		return Region{}, err
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(s.FD, &st); err != nil {
 		return Region{}, fmt.Errorf("%w: fstat of the memory's descriptor: %w", ErrRegion, err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(s.FD, &fs); err != nil || fs.Type == unix.FUSE_SUPER_MAGIC {
+		return Region{}, fmt.Errorf("%w: the memory is on a FUSE file system, whose server could stop the switch at any page (%v)", ErrRegion, err)
 	}
 	end := s.MmapOffset + s.Size
 	if st.Mode&unix.S_IFMT == unix.S_IFREG && uint64(st.Size) < end {
@@ -177,6 +184,19 @@ func mapRegion(s RegionSpec) (Region, error) {
 		Host:   AddressOf(data) + Ptr(s.MmapOffset-first),
 		Device: st.Dev, Inode: st.Ino, mapping: mp,
 	}, nil
+}
+
+// refuseFUSE refuses a file whose pages come from a process: whoever serves it could let a worker that touches a page wait for ever. Asking may
+// itself wait for that process, but then it is the front-end's own connection that waits.
+func refuseFUSE(fd int) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return fmt.Errorf("%w: fstatfs of the memory's descriptor: %w", ErrRegion, err)
+	}
+	if st.Type == unix.FUSE_SUPER_MAGIC {
+		return fmt.Errorf("%w: the file is on a FUSE file system; use a memfd, hugetlbfs or tmpfs with share=on", ErrRegion)
+	}
+	return nil
 }
 
 func (mp *mapping) release() {
