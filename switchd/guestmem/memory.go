@@ -157,10 +157,6 @@ func mapRegion(s RegionSpec) (Region, error) {
 	if err := unix.Fstat(s.FD, &st); err != nil {
 		return Region{}, fmt.Errorf("%w: fstat of the memory's descriptor: %w", ErrRegion, err)
 	}
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(s.FD, &fs); err != nil || fs.Type == unix.FUSE_SUPER_MAGIC {
-		return Region{}, fmt.Errorf("%w: the memory is on a FUSE file system, whose server could stop the switch at any page (%v)", ErrRegion, err)
-	}
 	end := s.MmapOffset + s.Size
 	if st.Mode&unix.S_IFMT == unix.S_IFREG && uint64(st.Size) < end {
 		return Region{}, fmt.Errorf("%w: the file has %d bytes, the region needs %d; was it truncated?", ErrRegion, st.Size, end)
