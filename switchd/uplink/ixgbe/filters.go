@@ -1,6 +1,7 @@
 package ixgbe
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -85,18 +86,60 @@ func (n *NIC) RemoveFilter(port int, mac ether.MAC, vlan uint16) error {
 		n.setFilter(slot)
 	case n.software[f]:
 		delete(n.software, f)
-		n.r.Write32(regs.FCTRL, n.acceptance())
 	default:
 		return nil // never added
 	}
-	if port >= len(n.pools) {
+	var err error
+	if port < len(n.pools) {
+		p := &n.pools[port]
+		if p.filters--; p.filters == 0 {
+			err = n.deactivate(port)
+		}
+	}
+	return errors.Join(err, n.settle())
+}
+
+// settle gives the places that have become free to addresses that had none, and ends what was done for those: the open filter in front of the
+// pools, the pools that are not checked, the default pool's extra duty.
+func (n *NIC) settle() error {
+	if len(n.software) == 0 && !n.fallback {
 		return nil
 	}
-	p := &n.pools[port]
-	if p.filters--; p.filters == 0 {
-		return n.deactivate(port)
+	for f := range n.software {
+		slot := slices.IndexFunc(n.filters[:], func(f filter) bool { return !f.used })
+		if slot < 0 {
+			break
+		}
+		delete(n.software, f)
+		n.filters[slot] = f
+		n.setFilter(slot)
+	}
+	for i := range n.pools {
+		if p := &n.pools[i]; p.lax && !n.without(i) {
+			p.lax = false
+			n.setSpoofing(i)
+		}
+	}
+	n.r.Write32(regs.FCTRL, n.acceptance())
+	if !n.fallback || n.crowded() || slices.ContainsFunc(n.filters[:], func(f filter) bool { return f.used && f.port >= len(n.pools) }) {
+		return nil
+	}
+	n.fallback = false
+	n.r.Write32(regs.VT_CTL, n.poolControl())
+	if p := &n.pools[defaultPool]; p.active && p.filters == 0 {
+		return n.deactivate(defaultPool)
 	}
 	return nil
+}
+
+// without tells whether a port has an address that is not in the NIC.
+func (n *NIC) without(port int) bool {
+	for f := range n.software {
+		if f.port == port {
+			return true
+		}
+	}
+	return false
 }
 
 // setFilter writes the registers of a filter: first the pools, so that a new address never has those of an old one.
@@ -128,7 +171,7 @@ func (n *NIC) activate(pool int) error {
 	if p.active {
 		return nil
 	}
-	used := len(p.rx) != 0
+	used := p.started == n.config.Layout.used
 	if !used {
 		if err := n.makeRings(pool); err != nil {
 			return err
@@ -167,16 +210,19 @@ func (n *NIC) awaitDrained(pool int) {
 	}
 }
 
+// makeRings makes and starts the rings of a pool that are not there yet.
 func (n *NIC) makeRings(pool int) error {
 	p := &n.pools[pool]
 	l := &n.config.Layout
-	for i := range l.used {
+	for i := len(p.rx); i < l.used; i++ {
 		r, err := newRxRing(n.dev, n.r, l.first(pool)+i, n.config.bufferSize(), n.config.VLANStrip, &n.lost)
 		if err != nil {
 			return err
 		}
 		p.rx = append(p.rx, r)
-		if err := n.startRx(r); err != nil {
+	}
+	for ; p.started < l.used; p.started++ { // one that did not start is tried again the next time: the NIC may have its memory already
+		if err := n.startRx(p.rx[p.started]); err != nil {
 			return err
 		}
 	}

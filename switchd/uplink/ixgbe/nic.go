@@ -52,6 +52,7 @@ type pool struct {
 	rx      []*rxRing              // made when it is first used, and kept
 	active  bool                   // its rings are polled
 	filters int                    // addresses
+	started int                    // receive rings that run
 	lax     bool                   // some of the port's addresses are not in the NIC
 }
 

@@ -43,8 +43,8 @@ func TestPoolsAndThe65thPort(t *testing.T) {
 		}
 	}
 	r.must(r.RemoveFilter(64, mac(64), base+64))
-	r.must(r.RemoveFilter(64, mac(64), base+64)) // it is not there any more
-	r.registers(map[string]uint32{"RAH[64]": 0, "MPSAR_LO[64]": 0})
+	r.must(r.RemoveFilter(64, mac(64), base+64))                                          // it is not there any more
+	r.registers(map[string]uint32{"RAH[64]": 0, "MPSAR_LO[64]": 0, "VT_CTL": 0x60000001}) // nobody depends on the default pool any more
 }
 
 // More addresses than the NIC has filters: the switch sorts out what the NIC cannot.
@@ -67,7 +67,19 @@ func TestMoreAddressesThanFilters(t *testing.T) {
 		}
 	}
 	r.must(r.RemoveFilter(5, last, base+5))
-	r.registers(map[string]uint32{"FCTRL": regs.FCTRL_BAM | regs.FCTRL_MPE})
+	closed := map[string]uint32{"FCTRL": regs.FCTRL_BAM | regs.FCTRL_MPE, "PFVFSPOOF[0]": 0x2020, "VT_CTL": 0x60000001}
+	r.registers(closed)
+	// A place that becomes free is taken by an address that had none.
+	if err := r.AddFilter(5, last, base+5); !errors.Is(err, uplink.ErrNoPool) {
+		t.Fatalf("one address more gives %v, want ErrNoPool", err)
+	}
+	r.must(r.RemoveFilter(5, mac(7), base+5))
+	r.registers(closed)
+	r.receive()
+	r.model.Arrive(eth(last, stranger, base+5, 100, 0))
+	if got := r.receive(); len(got) != 1 {
+		t.Errorf("%d frames for %s came, want 1", len(got), last)
+	}
 }
 
 // When a guest leaves, nothing of it stays: no filter, and no frame for the next one.

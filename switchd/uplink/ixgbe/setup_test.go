@@ -135,4 +135,13 @@ func TestReceiveQueueThatDoesNotStart(t *testing.T) {
 	if err := n.AddFilter(2, mac(2), 1002); err == nil || errors.Is(err, uplink.ErrNoPool) || !strings.Contains(err.Error(), "RXDCTL[4]") {
 		t.Errorf("error %v does not name the register", err)
 	}
+	p.mu.Lock()
+	p.stuck = -1
+	p.mu.Unlock()
+	if n.pools[2].active {
+		t.Error("the pool is in use without its queue")
+	}
+	if err := n.AddFilter(2, mac(2), 1002); err != nil || !n.pools[2].active || n.pools[2].started != 1 {
+		t.Errorf("the next attempt: %v, %+v", err, n.pools[2].started)
+	}
 }

@@ -42,6 +42,7 @@ func (n *NIC) startRings() error {
 				return err
 			}
 		}
+		n.pools[i].started = len(n.pools[i].rx)
 		if t := n.pools[i].tx.Load(); t != nil {
 			if err := n.startTx(t); err != nil {
 				return err
@@ -68,6 +69,12 @@ func (n *NIC) startTx(t *txRing) error {
 // startRx starts a receive queue with all its descriptors but one. Nobody polls its ring.
 func (n *NIC) startRx(r *rxRing) error {
 	q := r.number
+	if n.r.Read32(regs.RXDCTL(q))&regs.RXDCTL_ENABLE != 0 { // an attempt before this one was too slow for us
+		n.clear(regs.RXDCTL(q), regs.RXDCTL_ENABLE)
+		if err := n.await(regs.RXDCTL(q), regs.RXDCTL_ENABLE, 0, patience); err != nil {
+			return err
+		}
+	}
 	r.reset()
 	n.r.Write32(regs.RDBAL(q), uint32(r.ring.IOVA))
 	n.r.Write32(regs.RDBAH(q), uint32(r.ring.IOVA>>32))
