@@ -141,7 +141,7 @@ func pingInner(ctx context.Context, t *testing.T, g *guest.Guest, ip string) {
 // -netdev tap,vhost=on,vhostfd=N. Their firmware boots over the switch from a vhost-user client, and one pings the other. Then one is killed
 // with -9, and the switch is stopped under traffic.
 func TestCUSE(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 14*time.Minute)
 	defer cancel()
 	g := bootOuter(ctx, t)
 	g.MustRun(ctx, t, "mknod", "/dev/usvhost", "c", "10", "250") // what a killed switch left behind
@@ -200,6 +200,29 @@ func TestCUSE(t *testing.T) {
 			t.Errorf("QEMU has ended with the switch: %v", err)
 		}
 	})
+	t.Run("capabilities", func(t *testing.T) { fourCapabilities(ctx, t, g) })
+}
+
+// fourCapabilities: a switch of a user of its own, with no more rights than systemd/examples/cuse.conf and the unit give, serves QEMUs of two other users.
+func fourCapabilities(ctx context.Context, t *testing.T, g *guest.Guest) {
+	t.Helper()
+	const capabilities = "+sys_ptrace,+dac_override,+chown,+fowner"
+	s := startGuestSwitchBy(ctx, t, g, "/usr/bin/setpriv --reuid 64055 --regid 64055 --clear-groups --inh-caps "+capabilities+" --ambient-caps "+
+		capabilities+" --bounding-set -all,"+capabilities, "--backend", "both", "--dev-basename", "usvhost", "--mergeable", "1", "--cuse-mode", "0600",
+		"--device", "/dev/usvhost", "--qemu-socket", "/tmp/qemu.sock")
+	status, err := g.Shell(ctx, "grep -e ^Uid -e ^CapEff -e ^CapBnd /proc/$(pidof switchd)/status; chmod 666 /host/tmp/qemu.sock")
+	if err != nil || !strings.Contains(status, "64055") || strings.Count(status, "000000000008000b") != 2 {
+		t.Fatalf("%v\n%s", err, status)
+	}
+	bootServer(ctx, t, g)
+	answerer := startInner(ctx, t, g, "answerer3", "/usr/bin/qemu-system-x86_64", "/dev/usvhost", answererMAC, 65534)
+	answerer.says(ctx, t, "SERVING", "", 2*time.Minute)
+	asker := startInner(ctx, t, g, "asker3", newQEMU(ctx, t), "/dev/usvhost", askerMAC, 0)
+	asker.says(ctx, t, "EXCHANGE GOOD", "EXCHANGE BAD", 2*time.Minute)
+	s.stop(ctx, t)
+	if out, err := g.Output(ctx, "ls", "/dev/usvhost"); err == nil {
+		t.Errorf("the device is still there: %s", out)
+	}
 }
 
 // refusesPrivateMemory: QEMU is started without qemu-wrap, so that the guest's memory is its own.

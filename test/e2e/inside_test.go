@@ -45,9 +45,16 @@ const (
 	guestSocket  = "/tmp/vhost.sock"
 )
 
+// startGuestSwitch starts it as root.
 func startGuestSwitch(ctx context.Context, t *testing.T, g *guest.Guest, args ...string) *guestSwitch {
 	t.Helper()
-	argv := append([]string{"chroot", "/host", "/bin/sh", "-c", `cd /tmp && exec ./switchd "$@"`, "switchd", "--control", guestControl, "--state-dir", "/tmp", "--socket-dir", "/tmp/ports",
+	return startGuestSwitchBy(ctx, t, g, "", args...)
+}
+
+// startGuestSwitchBy starts it by a command, such as one that gives up rights.
+func startGuestSwitchBy(ctx context.Context, t *testing.T, g *guest.Guest, by string, args ...string) *guestSwitch {
+	t.Helper()
+	argv := append([]string{"chroot", "/host", "/bin/sh", "-c", `cd /tmp && exec ` + by + ` ./switchd "$@"`, "switchd", "--control", guestControl, "--state-dir", "/tmp", "--socket-dir", "/tmp/ports",
 		"--socket-file", guestSocket}, args...)
 	p, err := g.Background(ctx, argv...)
 	if err != nil {
