@@ -11,8 +11,8 @@ const (
 
 // writeJournal stores the position after the used descriptor at head, which carries id.
 func (q *Queue) writeJournal(head uint16, headWrap bool, id uint16) {
-	word := uint64(q.avail) | uint64(head)<<16 | uint64(id)<<journalID | journalValid
-	if q.availWrap {
+	word := uint64(q.used) | uint64(head)<<16 | uint64(id)<<journalID | journalValid
+	if q.usedWrap {
 		word |= journalWrap
 	}
 	if headWrap {

@@ -79,7 +79,7 @@ func (q *Queue) callWantedPacked() bool {
 
 // Start readies a queue that was just set up: it asks the driver not to kick, and takes the position of a split ring from the ring itself.
 // After a crash of the back-end the front-end's idea of the position (vhost-user SET_VRING_BASE) may be old, while used.idx says what was
-// returned; as buffers are returned in order and none is held back, that is where to go on.
+// returned; as buffers are returned in order, that is where to go on: those that were held are read once more.
 //
 // A packed ring does not tell; there the journal does, if it fits what the ring shows.
 func (q *Queue) Start() {

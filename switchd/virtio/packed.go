@@ -55,7 +55,7 @@ func (q *Queue) fetchPacked(b *Burst, limit int) (int, error) {
 		if uint32(c.ID) >= q.size {
 			return b.N, fmt.Errorf("%w: buffer id %d in a ring of %d", ErrRing, c.ID, q.size)
 		}
-		if q.outstanding(b)+uint32(c.count) > q.size {
+		if q.outstanding(b)+uint32(c.count) > q.size-q.unreturned {
 			return b.N, fmt.Errorf("%w: more descriptors available than the ring has", ErrRing)
 		}
 		if c.Cut && b.N > 0 {

@@ -60,6 +60,7 @@ type trial struct {
 	b       Burst
 	v       Views
 	pending []*buffer // with the device, in order
+	held    int       // of them: consumed and not returned
 	places  []spot    // returned since NeedsCall was last asked
 	wish    callWish
 	kick    kickState
@@ -76,6 +77,7 @@ func (c *trial) run(t *testing.T) {
 	c.m = newModel(c.world, c.rnd, c.size, c.f, c.receive, c.state)
 	c.q = c.queue(t, c.size, c.f, c.receive, c.state)
 	c.q.Start()
+	c.q.AllowHold()
 	c.wish = callWish{event: c.m.seen}
 	c.m.wish(c.wish)
 	total := 0
@@ -97,6 +99,8 @@ func (c *trial) run(t *testing.T) {
 		if c.rnd.IntN(50) == 0 {
 			c.needsCall(t) // notifications are settled before a queue is handed over
 			c.q = c.queue(t, c.size, c.f, c.receive, c.q.State())
+			c.q.AllowHold()
+			c.held = 0 // and come again
 			if c.q.WantKicks(c.kick.want); c.kick.want {
 				c.kick.event = c.m.seen
 			}
@@ -115,12 +119,12 @@ func (c *trial) offer(t *testing.T, step int) {
 	if c.rnd.IntN(4) == 0 {
 		want := c.rnd.IntN(2) == 0
 		if c.q.WantKicks(want); want {
-			c.kick.event = c.m.seen
+			c.kick.event = c.m.next(c.m.seen, c.held) // what is held will not be announced again
 		}
 		c.kick.want = want
 	}
-	if got := c.q.Available(); got != (len(c.pending) > 0) {
-		t.Errorf("Available is %v with %d buffers waiting", got, len(c.pending))
+	if got := c.q.Available(); got != (len(c.pending) > c.held) {
+		t.Errorf("Available is %v with %d buffers waiting, %d of them held", got, len(c.pending), c.held)
 	}
 	count := c.rnd.IntN(40)
 	if step%200 == 0 {
@@ -146,18 +150,19 @@ func (c *trial) offer(t *testing.T, step int) {
 // fetch fetches, sometimes in two parts, and compares with what was offered.
 func (c *trial) fetch(t *testing.T) int {
 	limit := 1 + c.rnd.IntN(BurstSize+5)
+	waiting := c.pending[c.held:]
 	c.b.Reset(c.q)
 	if c.rnd.IntN(3) == 0 {
-		if n, err := c.q.Fetch(&c.b, limit/2); err != nil || n != min(limit/2, len(c.pending)) {
-			t.Fatalf("a first part of %d, %v; want %d of %d", n, err, limit/2, len(c.pending))
+		if n, err := c.q.Fetch(&c.b, limit/2); err != nil || n != min(limit/2, len(waiting)) {
+			t.Fatalf("a first part of %d, %v; want %d of %d", n, err, limit/2, len(waiting))
 		}
 	}
 	n, err := c.q.Fetch(&c.b, limit)
-	if want := min(limit, BurstSize, len(c.pending)); err != nil || n != want {
-		t.Fatalf("fetched %d, %v; want %d of %d", n, err, want, len(c.pending))
+	if want := min(limit, BurstSize, len(waiting)); err != nil || n != want {
+		t.Fatalf("fetched %d, %v; want %d of %d", n, err, want, len(waiting))
 	}
 	for i := range n {
-		c.compare(t, &c.b.Chains[i], c.pending[i])
+		c.compare(t, &c.b.Chains[i], waiting[i])
 	}
 	return n
 }
@@ -197,6 +202,11 @@ func (c *trial) compare(t *testing.T, chain *Chain, want *buffer) {
 
 // complete returns the first chains; the rest is abandoned and must come again.
 func (c *trial) complete(t *testing.T, done int) {
+	if c.holds() {
+		c.q.Hold(&c.b, done)
+		c.giveBack(t, done)
+		return
+	}
 	for i := range done {
 		c.b.Chains[i].Written = 0
 		if c.receive && c.rnd.IntN(10) > 0 {
@@ -227,28 +237,53 @@ func (c *trial) returned(t *testing.T, written []uint32) {
 	c.places = append(c.places, places...)
 }
 
+// holds tells whether what was fetched is held: always when something is already.
+func (c *trial) holds() bool { return c.held > 0 || !c.receive && c.rnd.IntN(2) == 0 }
+
+// giveBack returns some of what is held, with done more.
+func (c *trial) giveBack(t *testing.T, done int) {
+	t.Helper()
+	c.held += done
+	if got := c.q.Held(); got != c.held {
+		t.Fatalf("%d chains are held, want %d", got, c.held)
+	}
+	n := c.rnd.IntN(c.held + 1)
+	if c.rnd.IntN(3) == 0 {
+		n = c.held
+	}
+	c.q.Return(n)
+	c.held -= n
+	c.returned(t, make([]uint32, n))
+}
+
 // views fetches and returns by views what is simple.
 func (c *trial) views(t *testing.T) int {
 	t.Helper()
 	limit := 1 + c.rnd.IntN(BurstSize+5)
 	n, more := c.q.FetchViews(&c.v, limit)
-	top := min(limit, BurstSize, len(c.pending))
+	waiting := c.pending[c.held:]
+	top := min(limit, BurstSize, len(waiting))
 	if n > top || n < top != more {
-		t.Fatalf("%d views and more %v, of %d waiting with limit %d", n, more, len(c.pending), limit)
+		t.Fatalf("%d views and more %v, of %d waiting with limit %d", n, more, len(waiting), limit)
 	}
 	for i := range n {
-		host, _ := c.pieces(c.pending[i].pieces[0].addr, c.pending[i].len())
-		if want := c.pending[i]; len(want.pieces) != 1 || len(host) != 1 || c.v[i] != (View{host[0].Addr, host[0].Len, want.id}) {
+		host, _ := c.pieces(waiting[i].pieces[0].addr, waiting[i].len())
+		if want := waiting[i]; len(want.pieces) != 1 || len(host) != 1 || c.v[i] != (View{host[0].Addr, host[0].Len, want.id}) {
 			t.Fatalf("view %d is %+v, want %+v in %v", i, c.v[i], want, host)
 		}
 	}
 	if more && !c.f.Has(VIRTIO_F_INDIRECT_DESC) {
-		next := c.pending[n]
+		next := waiting[n]
 		if host, _ := c.pieces(next.pieces[0].addr, next.len()); len(next.pieces) == 1 && len(host) == 1 {
 			t.Fatalf("%+v in %v was not taken as simple", next, host)
 		}
 	}
 	done := c.rnd.IntN(n + 1)
+	if c.holds() {
+		c.q.HoldViews(&c.v, done)
+		c.giveBack(t, done)
+		return done
+	}
 	written := make([]uint32, done)
 	if c.receive {
 		for i := range written {

@@ -14,8 +14,8 @@ const MaxQueueSize = 32768
 var ErrRing = errors.New("broken virtqueue")
 
 // State is where a device stands in a ring: what vhost calls the vring base. For a split ring Avail is the next avail index to read, for a
-// packed ring the next position with its wrap counter. The used position equals it: buffers are returned in the order in which they came,
-// and none is held back.
+// packed ring the next position with its wrap counter. The used position equals it: buffers are returned in the order in which they came, and
+// one that is held (AllowHold) counts as not read.
 type State struct {
 	Avail     uint16
 	AvailWrap bool // packed only
@@ -86,6 +86,9 @@ type Queue struct {
 	availWord           guestmem.Ptr
 	availShift          uint // the avail index is at this bit of the 32-bit word at availWord
 
+	held       *holding // nil where nothing is ever held
+	unreturned uint32   // slots of what is held
+
 	returned  uint32 // packed: slots, split: entries returned since the last NeedsCall
 	callIndex uint16 // used position at the last NeedsCall
 	callWrap  bool
@@ -124,7 +127,7 @@ func NewQueue(c Config) (*Queue, error) {
 
 // State tells where the device stands, to be handed to the front-end or to a new Queue.
 func (q *Queue) State() State {
-	return State{Avail: q.avail, AvailWrap: q.availWrap}
+	return State{Avail: q.used, AvailWrap: q.usedWrap}
 }
 
 // Size is the number of descriptors.

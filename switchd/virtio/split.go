@@ -29,8 +29,8 @@ func (q *Queue) availIndex() uint16 { return uint16(q.availWord.LoadAcquireU32()
 
 func (q *Queue) fetchSplit(b *Burst, limit int) (int, error) {
 	idx := q.availIndex()
-	if uint32(idx-q.avail) > q.size {
-		return b.N, fmt.Errorf("%w: avail index %d is more than %d ahead of %d", ErrRing, idx, q.size, q.avail)
+	if uint32(idx-q.avail) > q.size-q.unreturned {
+		return b.N, fmt.Errorf("%w: avail index %d is more than %d ahead of %d", ErrRing, idx, q.size, q.used)
 	}
 	waiting := int(idx-q.avail) - int(b.next-q.avail)
 	if waiting < 0 {

@@ -28,7 +28,7 @@ func (q *Queue) FetchViews(v *Views, limit int) (n int, more bool) {
 
 func (q *Queue) viewSplit(v *Views, limit int) (int, bool) {
 	waiting := uint32(q.availIndex() - q.avail)
-	if waiting > q.size {
+	if waiting > q.size-q.unreturned {
 		return 0, true
 	}
 	limit = min(int(waiting), limit)
@@ -59,7 +59,7 @@ func (q *Queue) viewSplit(v *Views, limit int) (int, bool) {
 
 func (q *Queue) viewPacked(v *Views, limit int) (int, bool) {
 	// With fewer slots than views two rounds could be seen at once; a driver that is honest never has more than the ring's.
-	limit = min(limit, int(q.size))
+	limit = min(limit, int(q.size-q.unreturned))
 	const direct = descNext | descWrite | descIndirect
 	pos, wrap, size := uint32(q.avail), q.availWrap, q.size
 	expected := packedExpected(wrap)
