@@ -34,13 +34,12 @@ type DMA struct {
 	Size int          // bytes
 }
 
-// Region is somebody else's memory that the device shall see, as a guest's region: mapped in this process at Addr, from a file.
+// Region is somebody else's memory that the device shall read, as a guest's region: mapped in this process at Addr, from a file.
 type Region struct {
-	Addr   guestmem.Ptr
-	FD     int    // of the file; stays the caller's
-	Offset uint64 // in the file
-	IOVA   uint64 // where the device shall see it
-	Size   uint64 // bytes, a multiple of the page size
+	Addr   guestmem.Ptr // a multiple of the page size
+	FD     int          // of the file; stays the caller's. -1: not at hand, which does for VFIO
+	Offset uint64       // in the file
+	Size   uint64       // bytes, a multiple of the page size
 }
 
 // Device is a PCI function that this process has to itself. Methods may be called by one goroutine at a time, those of Registers by any.
@@ -55,9 +54,9 @@ type Device interface {
 	// AllocDMA gives memory, in one piece for the device. It is given back by FreeDMA or Close.
 	AllocDMA(size int) (DMA, error)
 	FreeDMA(DMA) error
-	// MapRegion lets the device see memory of others; ErrUnsupported where nothing keeps the device from the rest of that memory.
-	MapRegion(Region) error
-	// UnmapRegion takes it back. When it returns, the device cannot reach the memory any more.
+	// MapRegion lets the device read memory of others, and tells at which address; ErrUnsupported where nothing keeps the device to that.
+	MapRegion(Region) (iova uint64, err error)
+	// UnmapRegion takes it back, all of it. When it returns, the device cannot reach the memory any more.
 	UnmapRegion(iova, size uint64) error
 	// Interrupt makes MSI-X vector n signal the eventfd; a negative descriptor ends that. ErrUnsupported: poll.
 	Interrupt(vector, eventfd int) error

@@ -14,12 +14,26 @@ type mappings struct {
 	pieces []piece
 	next   uint64 // IOVA of the next piece
 	first  uint64 // of the first one that there was
+	others space
 }
 
 type piece struct {
 	DMA
 	data []byte
 	fd   int
+}
+
+// region finds an address for memory of others and gives it to the device there, for reading.
+func (m *mappings) region(r Region, give func(p guestmem.Ptr, iova, bytes uint64, fd int, offset uint64) error) (uint64, error) {
+	iova, err := m.others.take(uint64(r.Addr), r.Size, m.base())
+	if err != nil {
+		return 0, err
+	}
+	if err := give(r.Addr, iova, r.Size, r.FD, r.Offset); err != nil {
+		m.others.give(iova, r.Size)
+		return 0, err
+	}
+	return iova, nil
 }
 
 // base is the lowest address of our own memory.

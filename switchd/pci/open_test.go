@@ -187,8 +187,9 @@ func sendOne(t *testing.T, n *nic82599.NIC, d pci.Device, r pci.Registers, wire 
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Munmap(guest) }()
-	region := pci.Region{Addr: guestmem.AddressOf(guest) + 4096, FD: fd, Offset: 4096, IOVA: 0x100000, Size: 4096}
-	if err := d.MapRegion(region); err != nil {
+	region := pci.Region{Addr: guestmem.AddressOf(guest) + 4096, FD: fd, Offset: 4096, Size: 4096}
+	iova, err := d.MapRegion(region)
+	if err != nil {
 		t.Fatal(err)
 	}
 	frame := append([]byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5}, slices.Repeat([]byte("guest"), 20)...)
@@ -198,7 +199,7 @@ func sendOne(t *testing.T, n *nic82599.NIC, d pci.Device, r pci.Registers, wire 
 	r.Write32(regs.TDBAH(0), uint32(ring.IOVA>>32))
 	r.Write32(regs.TDLEN(0), 4096)
 	r.Write32(regs.TXDCTL(0), regs.TXDCTL_ENABLE)
-	ring.Addr.StoreU64(0x100000 + 64)
+	ring.Addr.StoreU64(iova + 64)
 	(ring.Addr + 8).StoreU64(uint64(len(frame))<<(32+regs.TXD_PAYLEN_SHIFT) | uint64(len(frame)) | regs.TXD_DTYP_DATA | regs.TXD_EOP | regs.TXD_IFCS | regs.TXD_DEXT | regs.TXD_RS)
 	r.Write32(regs.TDT(0), 1)
 	select {
@@ -214,7 +215,7 @@ func sendOne(t *testing.T, n *nic82599.NIC, d pci.Device, r pci.Registers, wire 
 			t.Fatal("the descriptor is not written back")
 		}
 	}
-	if err := d.UnmapRegion(region.IOVA, region.Size); err != nil {
+	if err := d.UnmapRegion(iova, region.Size); err != nil {
 		t.Error(err)
 	}
 	r.Write32(regs.TXDCTL(0), 0)

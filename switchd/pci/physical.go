@@ -120,7 +120,7 @@ func (p *physical) FreeDMA(d DMA) error {
 	return fmt.Errorf("give back %d bytes at %#x: they were not allocated here", d.Size, d.IOVA)
 }
 
-func (p *physical) MapRegion(Region) error           { return ErrUnsupported }
+func (p *physical) MapRegion(Region) (uint64, error) { return 0, ErrUnsupported }
 func (p *physical) UnmapRegion(uint64, uint64) error { return ErrUnsupported }
 func (p *physical) Interrupt(int, int) error         { return ErrUnsupported }
 

@@ -234,7 +234,15 @@ func (v *vfio) AllocDMA(bytes int) (DMA, error) { return v.alloc(bytes, v.mapDMA
 func (v *vfio) FreeDMA(m DMA) error             { return v.free(m, v.unmapDMA) }
 
 func (v *vfio) mapDMA(p guestmem.Ptr, iova, bytes uint64, _ int, _ uint64) error {
-	m := dmaMap{argsz: size(dmaMap{}), flags: VFIO_DMA_MAP_READ | VFIO_DMA_MAP_WRITE, vaddr: uint64(p), iova: iova, size: bytes}
+	return v.mapFor(VFIO_DMA_MAP_READ|VFIO_DMA_MAP_WRITE, p, iova, bytes)
+}
+
+func (v *vfio) mapForReading(p guestmem.Ptr, iova, bytes uint64, _ int, _ uint64) error {
+	return v.mapFor(VFIO_DMA_MAP_READ, p, iova, bytes)
+}
+
+func (v *vfio) mapFor(access uint32, p guestmem.Ptr, iova, bytes uint64) error {
+	m := dmaMap{argsz: size(dmaMap{}), flags: access, vaddr: uint64(p), iova: iova, size: bytes}
 	_, err := ioctl(v.container, VFIO_IOMMU_MAP_DMA, &m, fmt.Sprintf("map %d bytes at %#x for %s", bytes, iova, v.address))
 	if errors.Is(err, unix.ENOMEM) {
 		return fmt.Errorf("%w: the limit of locked memory is too low (ulimit -l; LimitMEMLOCK= in a unit)", err)
@@ -253,14 +261,15 @@ func (v *vfio) unmapDMA(iova, bytes uint64) error {
 	return nil
 }
 
-func (v *vfio) MapRegion(r Region) error {
-	if r.IOVA+r.Size > v.base() {
-		return fmt.Errorf("map a region at %#x for %s: %w: that is where our own memory lies", r.IOVA, v.address, ErrUnsupported)
-	}
-	return v.mapDMA(r.Addr, r.IOVA, r.Size, r.FD, r.Offset)
-}
+func (v *vfio) MapRegion(r Region) (uint64, error) { return v.mappings.region(r, v.mapForReading) }
 
-func (v *vfio) UnmapRegion(iova, bytes uint64) error { return v.unmapDMA(iova, bytes) }
+func (v *vfio) UnmapRegion(iova, bytes uint64) error {
+	err := v.unmapDMA(iova, bytes)
+	if err == nil {
+		v.others.give(iova, bytes)
+	}
+	return err
+}
 
 // Interrupt sets all vectors anew: many devices cannot add one while others are on.
 func (v *vfio) Interrupt(vector, eventfd int) error {

@@ -235,7 +235,15 @@ func (u *vfioUser) AllocDMA(bytes int) (DMA, error) { return u.alloc(bytes, u.ma
 func (u *vfioUser) FreeDMA(d DMA) error             { return u.free(d, u.unmapDMA) }
 
 func (u *vfioUser) mapDMA(_ guestmem.Ptr, iova, bytes uint64, fd int, offset uint64) error {
-	_, err := u.ask(vfioUserDMAMap, quads(words(32, VFIO_DMA_MAP_READ|VFIO_DMA_MAP_WRITE), offset, iova, bytes), fd)
+	return u.mapFor(VFIO_DMA_MAP_READ|VFIO_DMA_MAP_WRITE, iova, bytes, fd, offset)
+}
+
+func (u *vfioUser) mapForReading(_ guestmem.Ptr, iova, bytes uint64, fd int, offset uint64) error {
+	return u.mapFor(VFIO_DMA_MAP_READ, iova, bytes, fd, offset)
+}
+
+func (u *vfioUser) mapFor(access uint32, iova, bytes uint64, fd int, offset uint64) error {
+	_, err := u.ask(vfioUserDMAMap, quads(words(32, access), offset, iova, bytes), fd)
 	return err
 }
 
@@ -244,14 +252,21 @@ func (u *vfioUser) unmapDMA(iova, bytes uint64) error {
 	return err
 }
 
-func (u *vfioUser) MapRegion(r Region) error {
-	if r.IOVA+r.Size > u.base() {
-		return fmt.Errorf("map a region at %#x for %s%s: %w: that is where our own memory lies", r.IOVA, vfioUserPrefix, u.path, ErrUnsupported)
+// MapRegion needs the file: the other process has to map it, too.
+func (u *vfioUser) MapRegion(r Region) (uint64, error) {
+	if r.FD < 0 {
+		return 0, fmt.Errorf("map %d bytes for %s%s: %w: their file is not at hand", r.Size, vfioUserPrefix, u.path, ErrUnsupported)
 	}
-	return u.mapDMA(r.Addr, r.IOVA, r.Size, r.FD, r.Offset)
+	return u.region(r, u.mapForReading)
 }
 
-func (u *vfioUser) UnmapRegion(iova, bytes uint64) error { return u.unmapDMA(iova, bytes) }
+func (u *vfioUser) UnmapRegion(iova, bytes uint64) error {
+	err := u.unmapDMA(iova, bytes)
+	if err == nil {
+		u.others.give(iova, bytes)
+	}
+	return err
+}
 
 func (u *vfioUser) Interrupt(vector, eventfd int) error {
 	if vector < 0 || vector >= u.irqs {

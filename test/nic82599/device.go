@@ -79,16 +79,17 @@ func (d *device) AllocDMA(size int) (pci.DMA, error) {
 
 func (d *device) FreeDMA(m pci.DMA) error { return d.remove(m.IOVA, uint64(m.Size), true) }
 
-func (d *device) MapRegion(r pci.Region) error {
+// MapRegion, too, leaves a page.
+func (d *device) MapRegion(r pci.Region) (uint64, error) {
+	if r.Addr%4096 != 0 || r.Size%4096 != 0 || r.Size == 0 {
+		return 0, fmt.Errorf("map %d bytes at %#x for the device: not whole pages", r.Size, uintptr(r.Addr))
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, a := range d.areas {
-		if r.IOVA < a.iova+uint64(len(a.data)) && a.iova < r.IOVA+r.Size {
-			return fmt.Errorf("map %d bytes at %#x for the device: something is mapped there", r.Size, r.IOVA)
-		}
-	}
-	d.areas = append(d.areas, area{r.IOVA, bytes(r.Addr, r.Size), false})
-	return nil
+	iova := d.next
+	d.next += r.Size + 4096
+	d.areas = append(d.areas, area{iova, bytes(r.Addr, r.Size), false})
+	return iova, nil
 }
 
 func (d *device) UnmapRegion(iova, size uint64) error { return d.remove(iova, size, false) }
@@ -109,27 +110,31 @@ func (d *device) remove(iova, size uint64, owned bool) error {
 }
 
 // piece gives the memory at an address of the device.
-func (d *device) piece(iova uint64, size int) ([]byte, error) {
+func (d *device) piece(iova uint64, size int) (data []byte, owned bool, err error) {
 	for _, a := range d.areas {
 		if iova >= a.iova && iova-a.iova < uint64(len(a.data)) && uint64(size) <= uint64(len(a.data))-(iova-a.iova) {
-			return a.data[iova-a.iova:][:size], nil
+			return a.data[iova-a.iova:][:size], a.owned, nil
 		}
 	}
-	return nil, fmt.Errorf("nothing is mapped at %#x", iova)
+	return nil, false, fmt.Errorf("nothing is mapped at %#x", iova)
 }
 
 func (d *device) ReadDMA(iova uint64, p []byte) error {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	m, err := d.piece(iova, len(p))
+	m, _, err := d.piece(iova, len(p))
 	copy(p, m)
 	return err
 }
 
+// WriteDMA writes only what is the driver's own: regions of others are mapped for reading.
 func (d *device) WriteDMA(iova uint64, p []byte) error {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	m, err := d.piece(iova, len(p))
+	m, owned, err := d.piece(iova, len(p))
+	if err == nil && !owned {
+		return fmt.Errorf("%#x is mapped for reading only", iova)
+	}
 	copy(m, p)
 	return err
 }
