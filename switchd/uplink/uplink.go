@@ -47,7 +47,10 @@ type Queue interface {
 	// Send sends frames in order and returns how many went. Without an error the uplink did not take the rest; an error always means that
 	// the first of the rest could not be read from its sender's memory. A frame that the uplink refuses for its own sake (its offload
 	// request makes no sense) does not hold up those behind it: it is among those that went, and in Stats.Rejected.
-	Send(frames []TxFrame) (int, error)
+	//
+	// Without a loan the frames' memory is the sender's again when Send returns. With one, the device may still read it until the loan,
+	// which Send fills in, is returned; only a Lender does that.
+	Send(frames []TxFrame, loan *Loan) (int, error)
 	// FD is readable when frames have come; -1 if the queue can only be polled. It stays readable as long as there are frames.
 	FD() int
 }
@@ -70,6 +73,33 @@ type Stats struct {
 	Spoofed   uint64 // to send: the NIC found another's source address or VLAN
 	WireRx    uint64 // good frames that the NIC saw on the wire; 0 without a NIC of its own
 	WireTx    uint64 // good frames that the NIC put on the wire
+	Lent      uint64 // frames sent that the NIC read from their senders' memory
+}
+
+// Loan is what a device was given to read and may not have read yet. The zero value is nothing.
+type Loan struct {
+	From  Borrower
+	Until uint32 // a position of the borrower's
+}
+
+// Borrower is a transmit ring of a device.
+type Borrower interface {
+	// Done tells whether the device has read everything up to a position. It does not wait.
+	Done(until uint32) bool
+}
+
+// Returned tells whether the device has read all of it. It costs something: ask once a burst.
+func (l *Loan) Returned() bool { return l.From == nil || l.From.Done(l.Until) }
+
+// Lender is an uplink whose device can read frames from where their senders have them.
+type Lender interface {
+	Uplink
+	// Lend lets the device read a guest's memory, in place of what it could read for that port before. With an error it reads nothing of it:
+	// frames are copied, as without.
+	Lend(port int, m *guestmem.Memory) error
+	// TakeBack ends that; no frame of the port may be sent meanwhile. drained says that every loan of the port was returned. Otherwise the
+	// device is stopped in the middle of what it does and set up again, to be sure that it reads none of that memory any more.
+	TakeBack(port int, drained bool) error
 }
 
 // Uplink is an interface to the outside.

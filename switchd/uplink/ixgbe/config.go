@@ -38,10 +38,10 @@ func (c *Config) mtu() int { return c.MaxFrame - ether.HeaderLen - 2*ether.TagLe
 // bufferSize is a multiple of 1 KiB, as SRRCTL counts.
 func (c *Config) bufferSize() int { return max((c.MaxFrame+1023)>>10<<10, 2048) }
 
-// losses count frames that were lost; see uplink.Stats.
+// losses count frames, most of them lost; see uplink.Stats.
 type losses struct {
 	full, down, rejected, truncated, missed, broken, spoofed atomic.Uint64
-	wireRx, wireTx                                           atomic.Uint64
+	wireRx, wireTx, lent                                     atomic.Uint64
 }
 
 // Stats adds up what the driver and the NIC counted.
@@ -54,6 +54,6 @@ func (n *NIC) Stats() uplink.Stats {
 	l := &n.lost
 	return uplink.Stats{
 		Full: l.full.Load(), Down: l.down.Load(), Rejected: l.rejected.Load(), Truncated: l.truncated.Load(), Missed: l.missed.Load(),
-		Broken: l.broken.Load(), Spoofed: l.spoofed.Load(), WireRx: l.wireRx.Load(), WireTx: l.wireTx.Load(),
+		Broken: l.broken.Load(), Spoofed: l.spoofed.Load(), WireRx: l.wireRx.Load(), WireTx: l.wireTx.Load(), Lent: l.lent.Load(),
 	}
 }

@@ -26,9 +26,9 @@ const (
 	rxGoodMask = rxEnd | rxBroken
 
 	txDone = regs.TXD_DD << 32
-	// txData is what every data descriptor says: a whole frame, FCS by the NIC, and look at the context, which a NIC that switches between
+	// txData is what every data descriptor says: FCS by the NIC, and look at the context, which a NIC that switches between
 	// pools needs to find the headers (7.2.3.2.4, CC).
-	txData     = regs.TXD_DTYP_DATA | regs.TXD_EOP | regs.TXD_IFCS | regs.TXD_DEXT | regs.TXD_CC<<32
+	txData     = regs.TXD_DTYP_DATA | regs.TXD_IFCS | regs.TXD_DEXT | regs.TXD_CC<<32
 	txContext  = regs.TXD_DTYP_CTXT | regs.TXD_DEXT
 	txPaylen   = 32 + regs.TXD_PAYLEN_SHIFT
 	txMACLen   = 9  // in a context's first quad word

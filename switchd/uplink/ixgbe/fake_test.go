@@ -36,6 +36,9 @@ func (p *plain) WriteConfig(_, _ int, _ uint32) error { return nil }
 func (p *plain) BAR(int) (pci.Registers, error)       { return p, nil }
 func (p *plain) Len() int                             { return regs.BARSize }
 func (p *plain) FreeDMA(pci.DMA) error                { return nil }
+func (p *plain) UnmapRegion(uint64, uint64) error     { return nil }
+
+func (p *plain) MapRegion(r pci.Region) (uint64, error) { return uint64(r.Addr), nil }
 
 func (p *plain) Close() error {
 	for _, b := range p.buffers {

@@ -32,6 +32,7 @@ type NIC struct {
 	down      atomic.Bool // there is no link: what is sent is lost
 	carrier   atomic.Bool
 	restarts  atomic.Uint32
+	lent      atomic.Pointer[[]*lentMemory] // by port; replaced as a whole
 
 	mu       sync.Mutex // what follows, and all registers but the rings' tails
 	pools    []pool
@@ -39,8 +40,9 @@ type NIC struct {
 	software map[filter]bool // addresses that the hardware has no place for
 	fallback bool            // the default pool is in use
 	closed   bool
-	linkTry  time.Time // when the link was last started
-	broken   bool      // the last reset failed
+	linkTry  time.Time     // when the link was last started
+	broken   bool          // the last reset failed
+	stale    []*lentMemory // of guests that have left meanwhile
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -60,6 +62,7 @@ type pool struct {
 // later; see Link.
 func Open(dev pci.Device, c Config) (*NIC, error) {
 	n := &NIC{config: c, log: c.Log, dev: dev, software: map[filter]bool{}, poolRings: c.Loopback || c.AntiSpoof, done: make(chan struct{})}
+	n.lent.Store(&[]*lentMemory{})
 	if n.log == nil {
 		n.log = slog.Default()
 	}
@@ -163,6 +166,12 @@ func (n *NIC) Close() error {
 	}
 	n.closed = true
 	result := multierror.Append(nil, n.quiesce(), n.reset())
+	n.unmapStale()
+	for port := range *n.lent.Load() {
+		if l := n.lentBy(port); l != nil {
+			result = multierror.Append(result, n.unmap(l))
+		}
+	}
 	for _, q := range n.queues {
 		result = multierror.Append(result, q.tx.close(n.dev))
 	}

@@ -54,8 +54,8 @@ func (q *queue) discard(r *rxRing, frames []uplink.RxFrame) {
 	}
 }
 
-// Send sends frames of one port.
-func (q *queue) Send(frames []uplink.TxFrame) (int, error) {
+// Send sends frames of one port. Without a link nothing is lent: nobody knows when it would come back.
+func (q *queue) Send(frames []uplink.TxFrame, loan *uplink.Loan) (int, error) {
 	if len(frames) == 0 {
 		return 0, nil
 	}
@@ -64,7 +64,12 @@ func (q *queue) Send(frames []uplink.TxFrame) (int, error) {
 		n.lost.down.Add(uint64(len(frames)))
 		return 0, nil
 	}
-	return n.txRing(q, int(frames[0].Port)).send(frames)
+	port := int(frames[0].Port)
+	var from *lentMemory
+	if loan != nil && n.carrier.Load() {
+		from = n.lentBy(port)
+	}
+	return n.txRing(q, port).send(frames, from, loan)
 }
 
 // txRing chooses the ring: the NIC knows a frame's sender by it, for its own switch and for anti-spoofing.

@@ -154,7 +154,7 @@ func (m *memory) frame(port, vlan int, data []byte, pieces int) uplink.TxFrame {
 // send sends frames and wants all of them to go.
 func (r *rig) send(frames ...uplink.TxFrame) {
 	r.Helper()
-	if n, err := r.Queue(0).Send(frames); n != len(frames) || err != nil {
+	if n, err := r.Queue(0).Send(frames, nil); n != len(frames) || err != nil {
 		r.Fatalf("sent %d of %d frames: %v", n, len(frames), err)
 	}
 }

@@ -191,7 +191,7 @@ func TestVanishedSender(t *testing.T) {
 	frames := []uplink.TxFrame{m.frame(0, 1000, good, 1), gone, m.frame(0, 1000, good, 1)}
 	var n int
 	var sendErr error
-	if fault := guestmem.Contain(func() { n, sendErr = r.Queue(0).Send(frames) }); fault != nil || n != 1 || sendErr == nil {
+	if fault := guestmem.Contain(func() { n, sendErr = r.Queue(0).Send(frames, nil) }); fault != nil || n != 1 || sendErr == nil {
 		t.Fatalf("sent %d, error %v, fault %v; want 1 and an error", n, sendErr, fault)
 	}
 	r.send(frames[2], m.frame(0, 1005, good, 1))

@@ -18,24 +18,26 @@ type txRing struct {
 	desc     *txDescriptors
 	registry pci.Registers
 	tailReg  uint32 // offset of TDT
-	tail     uint32 // free running: the next descriptor to write
+	tail     uint32 // free running, also over a reset: the next descriptor to write
 	clean    uint32 // free running: descriptors before this one are free
 	reported uint32 // free running: behind the last descriptor that asks for a write-back
-	reports  [txSize / txReport * 2]uint32
+	reports  [txSize]uint32
 	rsHead   uint32 // reports[rsHead:rsTail] are waited for; free running
 	rsTail   uint32
 	context  uint32 // the context that the NIC has: VLAN and MACLEN, as in the descriptor; noContext
+	lent     uint64 // frames of this send that the NIC reads from their senders' memory
 	longest  int    // bytes in a buffer
 	lost     *losses
 	addr     [txSize]guestmem.Ptr
 	iova     [txSize]uint64
 
-	owned   atomic.Uint32
-	sent    atomic.Uint32 // tail, for the watchdog
-	done    atomic.Uint32 // clean, for the watchdog
-	number  int           // of the queue
-	ring    pci.DMA
-	scratch []byte // a frame to be segmented and a segment of it
+	owned    atomic.Uint32
+	sent     atomic.Uint32 // tail, for the watchdog
+	done     atomic.Uint32 // clean, for everybody
+	lastLent atomic.Uint32 // tail after the last frame that was lent
+	number   int           // of the queue
+	ring     pci.DMA
+	scratch  []byte // a frame to be segmented and a segment of it
 	buffers
 }
 
@@ -62,12 +64,24 @@ func newTxRing(dev pci.Device, registers pci.Registers, number, bufferSize int, 
 	return t, nil
 }
 
-// reset forgets what was under way. The queue must be disabled.
+// reset forgets what was under way: the NIC reads none of it any more. The queue must be disabled. Positions go on with the next round, so
+// that those who wait for one see it passed.
 func (t *txRing) reset() {
 	clear(t.desc[:])
-	t.tail, t.clean, t.reported, t.rsHead, t.rsTail, t.context = 0, 0, 0, 0, 0, noContext
-	t.sent.Store(0)
-	t.done.Store(0)
+	start := (t.tail + txMask) &^ txMask
+	t.tail, t.clean, t.reported, t.rsHead, t.rsTail, t.context = start, start, start, 0, 0, noContext
+	t.sent.Store(start)
+	t.done.Store(start)
+}
+
+// unsent counts the frames from a descriptor on that the NIC was told of.
+func (t *txRing) unsent(head uint32) (frames uint64) {
+	for at := head & txMask; at != t.sent.Load()&txMask; at = (at + 1) & txMask {
+		if hi := t.desc[at].hi; hi&regs.TXD_DTYP == regs.TXD_DTYP_DATA && hi&regs.TXD_EOP != 0 {
+			frames++
+		}
+	}
+	return frames
 }
 
 // own waits until the ring is the caller's.
@@ -81,14 +95,18 @@ func (t *txRing) own() {
 
 func (t *txRing) disown() { t.owned.Store(0) }
 
-// send copies frames into the ring's buffers and tells the NIC, once. See uplink.Queue.
-func (t *txRing) send(frames []uplink.TxFrame) (sent int, err error) {
+// send copies frames into the ring's buffers, or lends them to the NIC if they lie in lent memory, and tells the NIC, once. See uplink.Queue.
+func (t *txRing) send(frames []uplink.TxFrame, from *lentMemory, loan *uplink.Loan) (sent int, err error) {
 	t.own()
-	defer t.finish(&sent, &err)
+	defer t.finish(&sent, &err, loan)
+	need := uint32(2)
+	if from != nil {
+		need += maxPieces
+	}
 	for i := range frames {
 		f := &frames[i]
 		switch {
-		case t.room() < 2:
+		case t.room() < need:
 			t.lost.full.Add(uint64(len(frames) - i))
 			return i, nil
 		case f.Offload.GSOType != 0:
@@ -96,6 +114,8 @@ func (t *txRing) send(frames []uplink.TxFrame) (sent int, err error) {
 				t.lost.full.Add(uint64(len(frames) - i))
 				return i, nil
 			}
+		case from != nil && t.lend(f, from):
+			t.lent++
 		default:
 			t.put(f)
 		}
@@ -105,10 +125,17 @@ func (t *txRing) send(frames []uplink.TxFrame) (sent int, err error) {
 }
 
 // finish hands over what is complete, also when a sender's memory vanished in the middle of a frame: only that frame is not.
-func (t *txRing) finish(sent *int, err *error) {
+func (t *txRing) finish(sent *int, err *error, loan *uplink.Loan) {
 	if fault := guestmem.Recovered(recover()); fault != nil {
 		*err = fmt.Errorf("reading a frame for transmit queue %d: %w", t.number, fault)
 		t.context = noContext // it may be among the descriptors that are not handed over
+	}
+	if t.lent > 0 {
+		t.report()
+		*loan = uplink.Loan{From: t, Until: t.tail}
+		t.lost.lent.Add(t.lent)
+		t.lastLent.Store(t.tail)
+		t.lent = 0
 	}
 	if tail := t.tail; tail != t.sent.Load() {
 		t.registry.Write32(t.tailReg, tail&txMask)
@@ -142,7 +169,7 @@ func (t *txRing) reclaim() {
 // put copies one frame into the next buffer. Nothing of it counts before the last line.
 func (t *txRing) put(f *uplink.TxFrame) {
 	vlan, tagged := insertable(f)
-	length, at := f.Len, f.HeaderLen
+	length := f.Len
 	if tagged {
 		length -= ether.TagLen
 	}
@@ -152,16 +179,7 @@ func (t *txRing) put(f *uplink.TxFrame) {
 	}
 	slot, next := t.prepare(vlan)
 	p := t.addr[slot]
-	h := &f.Header
-	p.StoreU64(binary.LittleEndian.Uint64(h[0:8]))
-	high, out := binary.LittleEndian.Uint64(h[6:14]), guestmem.Ptr(ether.HeaderLen)
-	if tagged {
-		high = high&(1<<48-1) | uint64(binary.LittleEndian.Uint16(h[16:18]))<<48
-	} else if at > ether.HeaderLen {
-		(p + 14).StoreU32(binary.LittleEndian.Uint32(h[14:18]))
-		out += ether.TagLen
-	}
-	(p + 6).StoreU64(high)
+	out := putHeader(p, f, tagged)
 	for i := range f.Segs {
 		s := &f.Segs[i]
 		guestmem.Copy(p+out, s.Addr, int(s.Len))
@@ -177,6 +195,21 @@ func (t *txRing) put(f *uplink.TxFrame) {
 		length = txMinFrame
 	}
 	t.commit(next, length, tagged)
+}
+
+// putHeader writes a frame's header, without a tag that the NIC inserts, and returns its length in bytes.
+func putHeader(p guestmem.Ptr, f *uplink.TxFrame, tagged bool) guestmem.Ptr {
+	h := &f.Header
+	p.StoreU64(binary.LittleEndian.Uint64(h[0:8]))
+	high, length := binary.LittleEndian.Uint64(h[6:14]), guestmem.Ptr(ether.HeaderLen)
+	if tagged {
+		high = high&(1<<48-1) | uint64(binary.LittleEndian.Uint16(h[16:18]))<<48
+	} else if f.HeaderLen > ether.HeaderLen {
+		(p + 14).StoreU32(binary.LittleEndian.Uint32(h[14:18]))
+		length += ether.TagLen
+	}
+	(p + 6).StoreU64(high)
+	return length
 }
 
 // insertable tells whether the frame's tag can be left to the NIC (7.2.3.2.3, VLAN; DCMD.VLE), and what it says.
@@ -213,19 +246,42 @@ func (t *txRing) prepare(vlan uint16) (slot, position uint32) {
 
 // commit writes the data descriptor for the frame in the buffer at that position. The NIC sees it when the tail moves.
 func (t *txRing) commit(position uint32, length int, tagged bool) {
-	slot := position & txMask
-	hi := uint64(length) | txData | uint64(length)<<txPaylen
+	t.place(position, t.iova[position&txMask], length, frameOptions(length, tagged))
+	t.end(position)
+}
+
+// frameOptions is what each data descriptor of a frame says.
+func frameOptions(length int, tagged bool) uint64 {
+	options := txData | uint64(length)<<txPaylen
 	if tagged {
-		hi |= regs.TXD_VLE
+		options |= regs.TXD_VLE
 	}
-	if position-t.reported >= txReport-1 {
-		hi |= regs.TXD_RS
-		t.reported = position + 1
-		t.reports[t.rsTail%uint32(len(t.reports))] = position
-		t.rsTail++
-	}
-	t.desc[slot] = descriptor{lo: t.iova[slot], hi: hi}
+	return options
+}
+
+// place writes the data descriptor for a piece of a frame.
+func (t *txRing) place(position uint32, iova uint64, length int, options uint64) {
+	t.desc[position&txMask] = descriptor{lo: iova, hi: options | uint64(length)}
+}
+
+// end makes the descriptor at that position the last one of a frame. Everything before it counts now.
+func (t *txRing) end(position uint32) {
+	t.desc[position&txMask].hi |= regs.TXD_EOP
 	t.tail = position + 1
+	if t.tail-t.reported >= txReport {
+		t.report()
+	}
+}
+
+// report asks for a write-back of the frame that was put last.
+func (t *txRing) report() {
+	if t.reported == t.tail {
+		return
+	}
+	t.desc[(t.tail-1)&txMask].hi |= regs.TXD_RS
+	t.reported = t.tail
+	t.reports[t.rsTail%uint32(len(t.reports))] = t.tail - 1
+	t.rsTail++
 }
 
 func (t *txRing) close(dev pci.Device) error {

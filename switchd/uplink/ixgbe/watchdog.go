@@ -52,6 +52,9 @@ func (n *NIC) look(seen map[*txRing]*progress) {
 	n.watchLink()
 	if !n.carrier.Load() {
 		clear(seen) // what waits for the link does not hang
+		if n.owes() {
+			n.recover("the link is gone, and guests wait for the buffers that the NIC was to send from")
+		}
 		return
 	}
 	for _, t := range n.txRings() {
@@ -106,7 +109,7 @@ func (n *NIC) recover(why string) {
 	for _, t := range n.txRings() {
 		take(&t.owned)
 		defer t.disown()
-		n.lost.full.Add(uint64((t.sent.Load() - n.r.Read32(regs.TDH(t.number))) & txMask))
+		n.lost.full.Add(t.unsent(n.r.Read32(regs.TDH(t.number))))
 	}
 	err := n.bringUp()
 	n.broken = err != nil
@@ -114,6 +117,7 @@ func (n *NIC) recover(why string) {
 		n.log.Error("the NIC does not come back; the next try follows", "error", err)
 		return
 	}
+	n.unmapStale()
 	n.log.Info("the NIC was set up again")
 }
 

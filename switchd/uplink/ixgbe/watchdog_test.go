@@ -23,7 +23,7 @@ func TestLinkLoss(t *testing.T) {
 	if l, err := r.Link(); err != nil || l.Carrier || !l.Up {
 		t.Errorf("link %+v, %v: want no carrier", l, err)
 	}
-	if n, err := r.Queue(0).Send([]uplink.TxFrame{f, f}); n != 0 || err != nil || r.Stats().Down != 2 {
+	if n, err := r.Queue(0).Send([]uplink.TxFrame{f, f}, nil); n != 0 || err != nil || r.Stats().Down != 2 {
 		t.Errorf("without a link %d frames went, error %v, %+v; want 2 counted as lost", n, err, r.Stats())
 	}
 	tries := func() time.Time { r.mu.Lock(); defer r.mu.Unlock(); return r.linkTry }
@@ -101,7 +101,7 @@ func TestResetUnderTraffic(t *testing.T) {
 					return
 				default:
 				}
-				if _, err := r.Queue(i).Send([]uplink.TxFrame{f, f}); err != nil {
+				if _, err := r.Queue(i).Send([]uplink.TxFrame{f, f}, nil); err != nil {
 					t.Error(err)
 				}
 				if _, err := r.Queue(i).Receive(frames); err != nil {

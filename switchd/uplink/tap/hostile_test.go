@@ -37,7 +37,7 @@ func TestHostileOffloads(t *testing.T) {
 	last := good
 	last.Header[11] = 0x77 // to know it by
 	frames = append(frames, last)
-	if n, err := u.Queue(0).Send(frames); n != len(frames) || err != nil {
+	if n, err := u.Queue(0).Send(frames, nil); n != len(frames) || err != nil {
 		t.Fatalf("sent %d, %v; want all %d", n, err, len(frames))
 	}
 	if got := u.Stats(); got != (uplink.Stats{Rejected: uint64(len(bad))}) {
@@ -59,11 +59,11 @@ func TestTooManyPieces(t *testing.T) {
 	for range maxIOV - 1 {
 		f.Segs = append(f.Segs, piece)
 	}
-	if n, err := u.Queue(0).Send([]uplink.TxFrame{f}); n != 1 || err != nil || u.Stats().Rejected != 0 {
+	if n, err := u.Queue(0).Send([]uplink.TxFrame{f}, nil); n != 1 || err != nil || u.Stats().Rejected != 0 {
 		t.Errorf("%d pieces: sent %d, %v, %+v", len(f.Segs), n, err, u.Stats())
 	}
 	f.Segs = append(f.Segs, piece)
-	if n, err := u.Queue(0).Send([]uplink.TxFrame{f}); n != 1 || err != nil || u.Stats().Rejected != 1 {
+	if n, err := u.Queue(0).Send([]uplink.TxFrame{f}, nil); n != 1 || err != nil || u.Stats().Rejected != 1 {
 		t.Errorf("%d pieces: sent %d, %v, %+v; want it rejected", len(f.Segs), n, err, u.Stats())
 	}
 }

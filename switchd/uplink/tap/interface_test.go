@@ -124,21 +124,21 @@ func TestDownAndRemoved(t *testing.T) {
 	u := open(t, 2)
 	frames := []uplink.TxFrame{frameFor(filled(t), 100), frameFor(filled(t), 100)}
 	ip(t, "link", "set", u.Name(), "down")
-	if n, err := u.Queue(0).Send(frames); n != 0 || err != nil || u.Stats().Down != 2 {
+	if n, err := u.Queue(0).Send(frames, nil); n != 0 || err != nil || u.Stats().Down != 2 {
 		t.Errorf("down: sent %d, %v, %+v", n, err, u.Stats())
 	}
 	if link, err := u.Link(); err != nil || link.Up {
 		t.Errorf("down: %+v, %v", link, err)
 	}
 	ip(t, "link", "set", u.Name(), "up")
-	if n, err := u.Queue(0).Send(frames); n != 2 || err != nil {
+	if n, err := u.Queue(0).Send(frames, nil); n != 2 || err != nil {
 		t.Errorf("up again: sent %d, %v", n, err)
 	}
 	ip(t, "link", "del", u.Name())
 	if _, err := u.Link(); !errors.Is(err, uplink.ErrNoDevice) {
 		t.Errorf("removed: %v, want ErrNoDevice", err)
 	}
-	if n, err := u.Queue(0).Send(frames); n != 0 || err != nil || u.Stats().Down != 4 {
+	if n, err := u.Queue(0).Send(frames, nil); n != 0 || err != nil || u.Stats().Down != 4 {
 		t.Errorf("removed: sent %d, %v, %+v", n, err, u.Stats())
 	}
 	received := make([]uplink.RxFrame, 4)

@@ -111,8 +111,8 @@ func (q *queue) detach() error {
 	return fmt.Errorf("the interface was removed: %w", uplink.ErrNoDevice)
 }
 
-// Send writes frames, one system call each, straight from their senders' memory.
-func (q *queue) Send(frames []uplink.TxFrame) (int, error) {
+// Send writes frames, one system call each, straight from their senders' memory; the kernel has copied them when it returns.
+func (q *queue) Send(frames []uplink.TxFrame, _ *uplink.Loan) (int, error) {
 	if q.gone.Load() {
 		q.stats.down.Add(uint64(len(frames)))
 		return 0, nil

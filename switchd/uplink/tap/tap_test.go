@@ -109,7 +109,7 @@ func TestSendAndReceive(t *testing.T) {
 	s := packetSocket(t, u.Name())
 	buffer := filled(t)
 	f := frameFor(buffer, 1000)
-	if n, err := u.Queue(1).Send([]uplink.TxFrame{f}); n != 1 || err != nil {
+	if n, err := u.Queue(1).Send([]uplink.TxFrame{f}, nil); n != 1 || err != nil {
 		t.Fatalf("sent %d, %v", n, err)
 	}
 	want := append([]byte{2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8, 0x88, 0xb5}, buffer.Bytes()[100:600]...)
@@ -162,7 +162,7 @@ func TestSendFromGoneMemory(t *testing.T) {
 	good := frameFor(buffer, 100)
 	gone := good
 	gone.Segs = []guestmem.Segment{{Addr: 4096, Len: 100}} // the kernel maps nothing there
-	if n, err := u.Queue(0).Send([]uplink.TxFrame{good, gone, good}); n != 1 || !errors.Is(err, unix.EFAULT) {
+	if n, err := u.Queue(0).Send([]uplink.TxFrame{good, gone, good}, nil); n != 1 || !errors.Is(err, unix.EFAULT) {
 		t.Errorf("sent %d, %v; want 1 and EFAULT", n, err)
 	}
 }
@@ -173,7 +173,7 @@ func TestSendAllocatesNothing(t *testing.T) {
 	frames := []uplink.TxFrame{frameFor(buffer, 1000), frameFor(buffer, 60)}
 	received := make([]uplink.RxFrame, 8)
 	if n := testing.AllocsPerRun(100, func() {
-		_, _ = u.queues[0].Send(frames)
+		_, _ = u.queues[0].Send(frames, nil)
 		_, _ = u.queues[0].Receive(received)
 	}); n != 0 {
 		t.Errorf("%v allocations per burst", n)
@@ -190,7 +190,7 @@ func BenchmarkSend(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for n := 0; n < b.N; n += len(frames) {
-		if sent, err := u.queues[0].Send(frames); sent != len(frames) || err != nil {
+		if sent, err := u.queues[0].Send(frames, nil); sent != len(frames) || err != nil {
 			b.Fatal(sent, err)
 		}
 	}

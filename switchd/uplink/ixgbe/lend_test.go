@@ -1,0 +1,235 @@
+package ixgbe
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"vhostkit/switchd/ether"
+	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/pci"
+	"vhostkit/switchd/uplink"
+	"vhostkit/test/nic82599"
+)
+
+// guestMemory is two regions of a guest, the second one not on a page of its own.
+func guestMemory(tb testing.TB) *guestmem.Memory {
+	tb.Helper()
+	fd, err := unix.MemfdCreate("guest", unix.MFD_CLOEXEC)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Ftruncate(fd, 4<<20); err != nil {
+		tb.Fatal(err)
+	}
+	m, err := guestmem.Map([]guestmem.RegionSpec{
+		{GuestPhysAddr: 0, Size: 1 << 20, UserAddr: 0, FD: fd},
+		{GuestPhysAddr: 1 << 32, Size: 2<<20 + 100, UserAddr: 1 << 32, MmapOffset: 1<<20 + 128, FD: fd},
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(m.Close)
+	return m
+}
+
+// lentFrame writes a frame into a guest's memory, cut into pieces at random places of both regions.
+func lentFrame(m *guestmem.Memory, rnd *rand.Rand, port, vlan int, data []byte, pieces int) uplink.TxFrame {
+	f := uplink.TxFrame{HeaderLen: ether.HeaderLen + ether.TagLen, Port: int32(port), Len: len(data) + ether.TagLen}
+	copy(f.Header[:], data)
+	ether.PutTag(f.Header[:], uint16(vlan))
+	rest, regions := data[ether.HeaderLen:], m.Regions()
+	for i := range pieces {
+		part := rest[:len(rest)/(pieces-i)]
+		rest = rest[len(part):]
+		r := regions[rnd.IntN(len(regions))]
+		at := r.Host + guestmem.Ptr(uint64(rnd.IntN(int(r.Size)-len(part)))&^0x3fff+uint64(i*1800)) // places do not meet
+		if at+guestmem.Ptr(len(part)) > r.Host+guestmem.Ptr(r.Size) {
+			at = r.Host + guestmem.Ptr(i*1800)
+		}
+		copy(at.Bytes(len(part)), part)
+		f.Segs = append(f.Segs, guestmem.Segment{Addr: at, Len: uint32(len(part))})
+	}
+	return f
+}
+
+// lendOut sends one frame with a loan.
+func (r *rig) lendOut(f uplink.TxFrame) *uplink.Loan {
+	r.Helper()
+	var loan uplink.Loan
+	if n, err := r.Queue(0).Send([]uplink.TxFrame{f}, &loan); n != 1 || err != nil {
+		r.Fatalf("sent %d, %v", n, err)
+	}
+	return &loan
+}
+
+// Frames of all lengths, in one piece and in several, lent and copied in turn, many times around the ring: all come out, in order, and every
+// loan is returned.
+func TestLend(t *testing.T) {
+	r := newRig(t, Config{})
+	m := guestMemory(t)
+	r.must(r.Lend(3, m))
+	rnd := rand.New(rand.NewPCG(3, 4))
+	lent := uint64(0)
+	for i := range 3000 {
+		size, pieces := 60+rnd.IntN(1455), 1+rnd.IntN(maxPieces+2)
+		data := eth(stranger, mac(3), 0, size, i)
+		f := lentFrame(m, rnd, 3, 1003+i/7%2, data, pieces)
+		loan := r.lendOut(f)
+		if size-ether.HeaderLen >= lendFrom && pieces <= maxPieces {
+			lent++
+			if loan.From == nil {
+				t.Fatalf("frame %d of %d bytes in %d pieces was not lent", i, size, pieces)
+			}
+		} else if loan.From != nil {
+			t.Fatalf("frame %d of %d bytes in %d pieces was lent", i, size, pieces)
+		}
+		if out := r.out(); !bytes.Equal(out, eth(stranger, mac(3), 1003+i/7%2, size+4, i)) {
+			t.Fatalf("frame %d of %d bytes in %d pieces went out as %x", i, size, pieces, out)
+		}
+		if !loan.Returned() {
+			t.Fatalf("frame %d is out, but not returned", i)
+		}
+	}
+	if got := r.Stats(); got.Lent != lent || got.WireTx != 3000 {
+		t.Errorf("%+v: want %d frames lent of 3000", got, lent)
+	}
+	r.must(r.TakeBack(3, true))
+	if loan := r.lendOut(lentFrame(m, rnd, 3, 1003, eth(stranger, mac(3), 0, 1000, 1), 1)); loan.From != nil {
+		t.Error("a frame was lent whose memory was taken back")
+	}
+	if out := r.out(); !bytes.Equal(out, eth(stranger, mac(3), 1003, 1004, 1)) {
+		t.Errorf("then it went out as %x", out)
+	}
+}
+
+// What is not in lent memory as a whole is copied, and so is what asks for a checksum, and what its sender has not lent.
+func TestLendOnlyWhatIsLent(t *testing.T) {
+	r := newRig(t, Config{})
+	m, own := guestMemory(t), newMemory(t, 1<<16)
+	rnd := rand.New(rand.NewPCG(5, 6))
+	data := eth(stranger, mac(3), 0, 1000, 1)
+	if loan := r.lendOut(lentFrame(m, rnd, 3, 1003, data, 1)); loan.From != nil {
+		t.Error("a frame was lent before its memory was")
+	}
+	r.out()
+	r.must(r.Lend(3, m))
+	if err := r.Lend(3, m); err == nil {
+		t.Error("a port lent its memory twice")
+	}
+	other := lentFrame(m, rnd, 4, 1004, data, 1)
+	request := lentFrame(m, rnd, 3, 1003, data, 1)
+	request.Offload = uplink.Offload{Flags: 1, CsumStart: 14, CsumOffset: 16}
+	partly := lentFrame(m, rnd, 3, 1003, data, 2)
+	partly.Segs[1] = own.frame(3, 1003, append(make([]byte, 14), data[14+len(data[14:])/2:]...), 1).Segs[0]
+	for name, f := range map[string]uplink.TxFrame{"another port's": other, "with a request": request, "partly elsewhere": partly} {
+		if loan := r.lendOut(f); loan.From != nil {
+			t.Errorf("a frame %s was lent", name)
+		}
+		r.out()
+	}
+	if n, err := r.Queue(0).Send([]uplink.TxFrame{lentFrame(m, rnd, 3, 1003, data, 1)}, nil); n != 1 || err != nil || r.Stats().Lent != 0 {
+		t.Errorf("sent %d, %v without a loan: %+v", n, err, r.Stats())
+	}
+	r.out()
+}
+
+// The NIC reads the payload where it is, when it sends; what was checked, it has from us. Until then the loan is not returned.
+func TestLentPayloadStaysWhereItIs(t *testing.T) {
+	r := newRig(t, Config{})
+	m := guestMemory(t)
+	r.must(r.Lend(0, m))
+	rnd := rand.New(rand.NewPCG(7, 8))
+	r.model.SetFaults(nic82599.Faults{HungTransmit: true})
+	f := lentFrame(m, rnd, 0, 1000, eth(stranger, mac(0), 0, 1000, 1), 1)
+	loan := r.lendOut(f)
+	if loan.Returned() {
+		t.Error("the loan is returned before the NIC has sent")
+	}
+	copy(f.Segs[0].Addr.Bytes(986), bytes.Repeat([]byte{0xee}, 986))
+	copy((f.Segs[0].Addr - 14).Bytes(14), bytes.Repeat([]byte{0xdd}, 14))
+	r.model.SetFaults(nic82599.Faults{})
+	second := r.lendOut(lentFrame(m, rnd, 0, 1000, eth(stranger, mac(0), 0, 1000, 2), 1))
+	want := append(eth(stranger, mac(0), 1000, 18, 0), bytes.Repeat([]byte{0xee}, 986)...)
+	if out := r.out(); !bytes.Equal(out, want) {
+		t.Errorf("the frame went out as %x, want what the guest has there now behind our header", out)
+	}
+	r.out()
+	if !loan.Returned() || !second.Returned() {
+		t.Error("the loans are not returned although the NIC has sent")
+	}
+}
+
+// A guest that leaves while the NIC still has its frames: the NIC is reset, its memory is out of reach, and the others go on.
+func TestTakeBackUndrained(t *testing.T) {
+	r := newRig(t, Config{})
+	m, other := guestMemory(t), guestMemory(t)
+	r.must(r.Lend(0, m))
+	r.must(r.Lend(1, other))
+	rnd := rand.New(rand.NewPCG(9, 10))
+	data := eth(stranger, mac(0), 0, 1000, 1)
+	r.model.SetFaults(nic82599.Faults{HungTransmit: true})
+	loan := r.lendOut(lentFrame(m, rnd, 0, 1000, data, 2))
+	others := r.lendOut(lentFrame(other, rnd, 1, 1001, data, 2))
+	r.model.SetFaults(nic82599.Faults{})
+	r.must(r.TakeBack(0, false))
+	if !loan.Returned() || !others.Returned() {
+		t.Error("after a reset the NIC holds nothing, but a loan is not returned")
+	}
+	if s := r.Stats(); s.Full != 2 || r.restarts.Load() != 1 {
+		t.Errorf("%+v after %d resets: want two frames counted as lost, and one reset", s, r.restarts.Load())
+	}
+	r.until("link up", func() bool { l, _ := r.Link(); return l.Carrier })
+	for i := range 600 {
+		loan := r.lendOut(lentFrame(other, rnd, 1, 1001, data, 1))
+		if out := r.out(); !bytes.Equal(out, eth(stranger, mac(0), 1001, 1004, 1)) || !loan.Returned() {
+			t.Fatalf("frame %d of the other guest went out as %x", i, out)
+		}
+	}
+	r.must(r.Lend(0, m)) // it may come again
+	r.lendOut(lentFrame(m, rnd, 0, 1000, data, 1))
+	r.out()
+}
+
+// Guests do not wait for their buffers as long as a link is away.
+func TestLinkLossReturnsLoans(t *testing.T) {
+	r := newRig(t, Config{Watch: often})
+	m := guestMemory(t)
+	r.must(r.Lend(0, m))
+	rnd := rand.New(rand.NewPCG(11, 12))
+	r.until("link up", func() bool { l, _ := r.Link(); return l.Carrier })
+	f := lentFrame(m, rnd, 0, 1000, eth(stranger, mac(0), 0, 1000, 1), 1)
+	r.mu.Lock() // the watchdog must not see a hang first
+	r.model.SetFaults(nic82599.Faults{HungTransmit: true, NoLink: true})
+	loan := r.lendOut(f)
+	r.mu.Unlock()
+	r.until("the buffer is returned", loan.Returned)
+	if r.restarts.Load() != 1 {
+		t.Errorf("%d resets, want one", r.restarts.Load())
+	}
+	r.model.SetFaults(nic82599.Faults{})
+	r.until("the link is back", func() bool { return !r.down.Load() })
+	r.lendOut(f)
+	r.out()
+}
+
+// Without an IOMMU nothing is lent, and the error says why.
+func TestLendWithoutIOMMU(t *testing.T) {
+	p := unmapped{newPlain()}
+	n, err := Open(p, Config{Queues: 1, Layout: mustLayout(t, ""), VLANBase: base})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if err := n.Lend(0, guestMemory(t)); !errors.Is(err, pci.ErrUnsupported) {
+		t.Errorf("Lend: %v, want that the device cannot", err)
+	}
+}
+
+type unmapped struct{ *plain }
+
+func (unmapped) MapRegion(pci.Region) (uint64, error) { return 0, pci.ErrUnsupported }
