@@ -41,6 +41,7 @@ type Config struct {
 	MACLimit     int  // addresses per port
 	AddressAge   time.Duration
 	Uplink       uplink.Uplink // nil: none
+	ZeroCopy     bool          // let an uplink that can read frames from their senders' memory
 	OnEvent      func(Event)   // called from one goroutine, in order
 }
 
@@ -53,6 +54,7 @@ const (
 	EventDuplicate                     // a port uses an address that is registered on Other; its frames are dropped
 	EventAddressLimit                  // a port uses more addresses than it may
 	EventUplinkFailed                  // the uplink receives no more
+	EventNotLent                       // the uplink's device cannot read the port's memory; its frames are copied
 	EventFailed                        // the port's device broke the rules or its memory is gone; it was stopped
 )
 
@@ -63,5 +65,5 @@ type Event struct {
 	Other int // EventDuplicate: the port that has the address
 	MAC   uint64
 	VLAN  int
-	Err   error // EventFailed, EventUplinkFailed; EventRegistered: the uplink did not take the address
+	Err   error // EventFailed, EventUplinkFailed, EventNotLent; EventRegistered: the uplink did not take the address
 }

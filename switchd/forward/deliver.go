@@ -20,7 +20,7 @@ func (w *worker) deliverGroups(r *transmitRing) {
 	for i := range w.groups.n {
 		g := &w.groups.groups[i]
 		if g.to == toUplink {
-			r.c.delivered.Add(uint64(w.toUplink(r.port, r.c, g.frames[:g.n])))
+			r.c.delivered.Add(uint64(w.toUplink(r, g.frames[:g.n])))
 			continue
 		}
 		if v := w.table.ports[g.to]; v != nil {
@@ -42,7 +42,7 @@ func (w *worker) flood(r *transmitRing, i int) {
 		}
 	}
 	if w.out != nil {
-		reached += w.toUplink(r.port, r.c, one[:])
+		reached += w.toUplink(r, one[:])
 	}
 	if reached > 0 {
 		r.c.delivered.Add(1)

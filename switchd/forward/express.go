@@ -46,7 +46,11 @@ func (w *worker) express(r *transmitRing) (n int, more bool) {
 	r.c.delivered.Add(uint64(delivered))
 	r.c.packets.Add(uint64(taken))
 	r.c.bytes.Add(bytes)
-	r.queue.CompleteViews(&x.views, taken)
+	if r.loans.hold(taken) {
+		r.queue.HoldViews(&x.views, taken)
+	} else {
+		r.queue.CompleteViews(&x.views, taken)
+	}
 	w.returned(r)
 	return taken, more || taken < n
 }

@@ -25,12 +25,15 @@ func (w *worker) ingress(r *transmitRing) (n int) {
 	}
 	w.source = r
 	defer w.recoverRing(r)
+	if r.loans != nil {
+		n = w.returnDue(r)
+	}
 	if w.sw.config.VM2VM == VM2VMSoftware {
 		taken, more := w.express(r)
+		n += taken
 		if !more || r.port.broken.Load() {
-			return taken
+			return n
 		}
-		n = taken
 	}
 	return n + w.general(r)
 }
@@ -42,8 +45,7 @@ func (w *worker) general(r *transmitRing) int {
 	n, err := r.queue.Fetch(b, virtio.BurstSize)
 	if n > 0 {
 		w.forwardBurst(r, n)
-		r.queue.Complete(b, n)
-		w.returned(r)
+		w.complete(r, n)
 	}
 	if err != nil {
 		r.port.breakDown(fmt.Errorf("transmit queue %d: %w", r.pair, err))

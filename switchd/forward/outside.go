@@ -41,7 +41,8 @@ func (s *Switch) uplinkQueue(i int) *uplinkQueue {
 
 // toUplink sends frames (indices into w.frames) to the outside, tagged with the port's VLAN unless they carry a tag already, and returns how
 // many went. What is lost is counted at the sender.
-func (w *worker) toUplink(p *Port, c *counters, list []uint8) int {
+func (w *worker) toUplink(r *transmitRing, list []uint8) int {
+	p, c := r.port, r.c
 	w.segments = w.segments[:0]
 	ready := 0
 	for _, index := range list {
@@ -53,7 +54,8 @@ func (w *worker) toUplink(p *Port, c *counters, list []uint8) int {
 		}
 	}
 	bytes := 0
-	sent, err := w.send(w.sending[:ready])
+	sent, err := w.send(w.sending[:ready], r.loans.lend())
+	r.loans.lent()
 	for i := range sent {
 		bytes += w.sending[i].Len
 	}
@@ -68,12 +70,12 @@ func (w *worker) toUplink(p *Port, c *counters, list []uint8) int {
 	return sent
 }
 
-func (w *worker) send(frames []uplink.TxFrame) (int, error) {
+func (w *worker) send(frames []uplink.TxFrame, loan *uplink.Loan) (int, error) {
 	for !w.out.owned.CompareAndSwap(0, 1) {
 		runtime.Gosched()
 	}
 	defer w.out.owned.Store(0)
-	return w.out.queue.Send(frames)
+	return w.out.queue.Send(frames, loan)
 }
 
 // prepare describes a frame to the uplink: our header with the tag, the payload where it is. A tag that the guest has put there stays, as in the

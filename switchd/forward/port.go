@@ -2,6 +2,7 @@ package forward
 
 import (
 	"errors"
+	"slices"
 	"sync/atomic"
 
 	"vhostkit/switchd/ether"
@@ -28,6 +29,9 @@ type Port struct {
 
 	newest ether.MAC // last address learned; fdb.mu
 	closed bool      // fdb.mu
+
+	lentMemory *guestmem.Memory // that the uplink's device can read; the control side's
+	undrained  bool             // it may still be reading
 
 	pairs []*pairCounters // by queue pair; sw.mu. Kept while the port lives, whatever becomes of the rings
 	view  *view           // sw.mu
@@ -78,6 +82,7 @@ type transmitRing struct {
 	worker   int  // who polls it, -1 before the first table; sw.mu
 	port     *Port
 	c        *counters
+	loans    *loans // nil: nothing is ever lent
 
 	lastSource ether.MAC // of the last frame that passed; the worker's
 	lastSeen   uint32
@@ -94,9 +99,25 @@ func (p *Port) VLAN() int { return p.vlan }
 func (p *Port) Update(rings []*virtio.Queue, features virtio.Features, memory *guestmem.Memory) {
 	s := p.sw
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	before := p.view
 	p.view = p.newView(rings, features, memory)
 	s.commit()
+	s.mu.Unlock()
+	p.settle(before.without(p.view))
+	p.relend(memory)
+}
+
+// without lists the transmit rings that the next view has no more.
+func (v *view) without(next *view) (gone []*transmitRing) {
+	if v == nil {
+		return nil
+	}
+	for _, r := range v.tx {
+		if next == nil || !slices.Contains(next.tx, r) {
+			gone = append(gone, r)
+		}
+	}
+	return gone
 }
 
 // Close removes the port; its identifier is free when it returns, and no worker touches its rings or memory.
@@ -107,10 +128,15 @@ func (p *Port) Close() {
 	s.fdb.mu.Unlock()
 	s.forgetPort(p)
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	before := p.view
 	p.view = nil
-	s.ports[p.id] = nil
 	s.commit()
+	s.mu.Unlock()
+	p.settle(before.without(nil))
+	p.relend(nil)
+	s.mu.Lock()
+	s.ports[p.id] = nil
+	s.mu.Unlock()
 }
 
 // newView describes the rings to the workers. A ring that goes on running keeps its object, and with it its worker.
@@ -137,7 +163,7 @@ func (p *Port) newView(rings []*virtio.Queue, features virtio.Features, memory *
 		} else {
 			v.tx = append(v.tx, &transmitRing{
 				queue: q, header: features.HeaderSize(), offloads: features.Has(virtio.VIRTIO_NET_F_CSUM),
-				pair: pair, fresh: true, worker: -1, port: p, c: &p.pairs[pair].tx,
+				pair: pair, fresh: true, worker: -1, port: p, c: &p.pairs[pair].tx, loans: p.sw.newLoans(q),
 			})
 		}
 	}

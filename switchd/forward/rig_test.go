@@ -28,7 +28,7 @@ type ring struct {
 }
 
 const (
-	rigMemory = 4 << 20
+	rigMemory = 8 << 20
 	rigBuffer = 2048
 	rigHeader = 12
 )
@@ -80,7 +80,7 @@ func newGuest(tb testing.TB, s *Switch, size int) *guest {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	g := &guest{memory: m, fd: fd, rx: newRing(tb, m, 0, size, true), tx: newRing(tb, m, 2<<20, size, false)}
+	g := &guest{memory: m, fd: fd, rx: newRing(tb, m, 0, size, true), tx: newRing(tb, m, rigMemory/2, size, false)}
 	if g.port, err = s.AddPort(func(error) {}); err != nil {
 		tb.Fatal(err)
 	}

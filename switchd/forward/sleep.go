@@ -142,10 +142,10 @@ func (w *worker) doze(now time.Time) {
 	}
 }
 
-// napTime bounds a sleep: rings without a kick eventfd must be polled.
+// napTime bounds a sleep: rings without a kick eventfd must be polled, and nobody tells that a device has read what it was lent.
 func (w *worker) napTime() time.Duration {
 	for _, r := range w.tx {
-		if r.queue.KickFD() < 0 {
+		if r.queue.KickFD() < 0 || r.loans.outstanding() {
 			return time.Millisecond
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"vhostkit/switchd/uplink"
 )
 
 // tick is how often the event goroutine looks around: failures, learning budgets, the coarse clock, ageing.
@@ -18,6 +20,7 @@ type Switch struct {
 	clock  atomic.Uint32 // seconds since start
 	start  time.Time
 
+	lender  uplink.Lender // nil: frames are copied
 	table   atomic.Pointer[table]
 	workers []*worker
 	running atomic.Bool
@@ -54,6 +57,9 @@ func New(c Config) *Switch {
 	}
 	s := &Switch{config: c, fdb: newFDB(), start: time.Now(), events: make(chan Event, 4096), wake: make(chan struct{}, 1)}
 	s.clock.Store(1)
+	if lender, ok := c.Uplink.(uplink.Lender); ok && c.ZeroCopy {
+		s.lender = lender
+	}
 	s.hardware.Store(&hardwareAddresses{})
 	s.table.Store(&table{tx: make([][]*transmitRing, len(c.Cores))})
 	return s
