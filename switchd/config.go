@@ -48,6 +48,7 @@ type Config struct {
 	AntiSpoof    bool   `toml:"anti-spoof"`    // let an 82599 check source addresses and VLANs
 	// UnprotectedDMA allows an 82599 without an IOMMU, which can then reach all memory of the machine.
 	UnprotectedDMA bool `toml:"unprotected-dma"`
+	ZeroCopy       bool `toml:"zero-copy"` // let an 82599 read frames from guests' memory
 	Promiscuous    bool `toml:"promiscuous"`
 
 	VM2VM        int  `toml:"vm2vm"`
@@ -195,7 +196,7 @@ var ranges = map[string][2]int{
 	"vm2vm": {0, 2}, "stats": {0, math.MaxInt32}, "rx-retry-num": {0, math.MaxInt32}, "rx-retry-delay": {0, math.MaxInt32},
 	"vlan-base": {1, 4094}, "mtu": {68, 9700}, "max-queue-pairs": {1, 128}, "mac-limit": {1, 16384},
 	"address-age": {0, math.MaxInt32}, "uplink-queues": {0, 64},
-	"anti-spoof": {0, 1}, "unprotected-dma": {0, 1}, "rx-retry": {0, 1}, "mergeable": {0, 1}, "vlan-strip": {0, 1}, "tx-csum": {0, 1}, "tso": {0, 1},
+	"anti-spoof": {0, 1}, "unprotected-dma": {0, 1}, "zero-copy": {0, 1}, "rx-retry": {0, 1}, "mergeable": {0, 1}, "vlan-strip": {0, 1}, "tx-csum": {0, 1}, "tso": {0, 1},
 }
 
 // Range tells the smallest and the largest value of a long option (without dashes) that takes a number; ok is false for any other option.

@@ -67,6 +67,11 @@ func New(config Config, log *slog.Logger) (*Daemon, error) {
 		return nil, fmt.Errorf("--vm2vm 2 lets the NIC's own switch loop frames back, and uplink %q has none: use --vm2vm 1, or an 82599",
 			config.Uplink)
 	}
+	if _, ok := d.uplink.(uplink.Lender); config.ZeroCopy && !ok {
+		d.closeUplink()
+		return nil, fmt.Errorf("--zero-copy 1 lets a card read frames from guests' memory, and uplink %q is none: leave it out, or use an 82599",
+			d.config.Uplink)
+	}
 	d.sw = forward.New(d.forwardConfig())
 	return d, nil
 }
@@ -77,7 +82,7 @@ func (d *Daemon) forwardConfig() forward.Config {
 		VM2VM: forward.VM2VM(c.VM2VM), Cores: c.Cores, Busy: c.Poll == "busy", MaxFrame: c.maxFrame(),
 		RxRetry: c.RxRetry, RxRetryNum: c.RxRetryNum, RxRetryDelay: time.Duration(c.RxRetryDelay) * time.Microsecond,
 		VLANBase: c.VLANBase, VLANStrip: c.VLANStrip, Promiscuous: c.Promiscuous, MACLimit: c.MACLimit,
-		AddressAge: time.Duration(c.AddressAge) * time.Second, Uplink: d.uplink, OnEvent: d.report,
+		AddressAge: time.Duration(c.AddressAge) * time.Second, Uplink: d.uplink, ZeroCopy: c.ZeroCopy, OnEvent: d.report,
 	}
 }
 

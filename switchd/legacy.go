@@ -91,7 +91,9 @@ var appOptions = map[string]option{
 	"--vlan-strip":     {apply: integer("--vlan-strip", 1, func(c *Config, n int) { c.VLANStrip = n == 1 })},
 	"--tx-csum":        {apply: integer("--tx-csum", 1, func(c *Config, n int) { c.TxCsum = n == 1 })},
 	"--tso":            {apply: integer("--tso", 1, func(c *Config, n int) { c.TSO = n == 1 })},
-	"--dmas":           {}, "--dma-type": {}, "--total-num-mbufs": {}, "--builtin-net-driver": {flag: true},
+	"--zero-copy":      {apply: integer("--zero-copy", 1, func(c *Config, n int) { c.ZeroCopy = n == 1 })},
+	"--rx-desc-num":    {}, "--tx-desc-num": {}, // of the sample's own zero copy, before it was removed
+	"--dmas": {}, "--dma-type": {}, "--total-num-mbufs": {}, "--builtin-net-driver": {flag: true},
 }
 
 // integer makes a parser for a number from 0 to high.

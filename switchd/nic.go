@@ -86,12 +86,17 @@ func openNIC(c Config, address string, log *slog.Logger) (uplink.Uplink, error) 
 	if err != nil {
 		return nil, fmt.Errorf("uplink ixgbe:%s: %w", address, err)
 	}
+	if c.ZeroCopy && device.Access() != "vfio" {
+		_ = device.Close()
+		return nil, fmt.Errorf("uplink ixgbe:%s: --zero-copy 1 wants the card behind an IOMMU (vhostctl nic list; bound to vfio-pci), which keeps "+
+			"it to the memory that guests lend; it is accessed by %s", address, device.Access())
+	}
 	n, err := ixgbe.Open(device, config)
 	if err != nil {
 		return nil, err
 	}
 	l := config.Layout
-	log.Info("uplink open", "interface", n.Name(), "driver", n.Driver(), "access", device.Access(), "queues", n.Queues(), "vmdq", l.Name)
+	log.Info("uplink open", "interface", n.Name(), "driver", n.Driver(), "access", device.Access(), "queues", n.Queues(), "vmdq", l.Name, "zero_copy", c.ZeroCopy)
 	// The old switch's words.
 	log.Info(fmt.Sprintf("pf queue num: 0, configured vmdq pool num: %d, each vmdq pool has %d queues", l.Pools, l.Stride))
 	return n, nil

@@ -35,6 +35,8 @@ func (d *Daemon) report(e forward.Event) {
 	case forward.EventUplinkFailed:
 		d.log.Error("nothing comes in from the uplink any more; restart switchd when the interface is back", "uplink", d.config.Uplink,
 			"error", e.Err)
+	case forward.EventNotLent:
+		d.log.Warn("the card cannot read this guest's memory; its frames are copied, as with --zero-copy 0", "port", e.Port, "error", e.Err)
 	case forward.EventFailed:
 		d.log.Error("device stopped: its guest or front-end broke the rules; the other ports are not affected", "port", e.Port,
 			"error", e.Err)

@@ -108,6 +108,7 @@ func flags(d switchd.Config) []cli.Flag {
 		&cli.StringFlag{Name: "vmdq", Usage: "an 82599's pools and queues: 64x2, 32x4 (RSS), dcb16x8 or dcb32x4 (by priority)", Value: d.VMDq},
 		number("anti-spoof", "1: an 82599 checks the source addresses and VLANs of what guests send, too", 0),
 		number("unprotected-dma", "1: drive an 82599 without an IOMMU; it can then reach all memory of this machine", 0),
+		number("zero-copy", "1: an 82599 behind an IOMMU reads longer frames straight from guests' memory, which stays pinned", 0),
 		&cli.StringFlag{Name: "cores", Usage: "one worker on each core of this `LIST`, such as 2-3,5 (default: one worker, not pinned)"},
 		&cli.StringFlag{Name: "poll", Usage: "adaptive: sleep when there is nothing to do; busy: never", Value: d.Poll},
 		number("vm2vm", "frames between guests: 0 by the uplink, 1 in the switch, 2 by the NIC's own switch", d.VM2VM),
@@ -187,6 +188,7 @@ func override(c *cli.Context, config *switchd.Config) error {
 	for name, to := range map[string]*bool{
 		"mergeable": &config.Mergeable, "rx-retry": &config.RxRetry, "vlan-strip": &config.VLANStrip, "tx-csum": &config.TxCsum,
 		"tso": &config.TSO, "anti-spoof": &config.AntiSpoof, "unprotected-dma": &config.UnprotectedDMA,
+		"zero-copy": &config.ZeroCopy,
 	} {
 		if c.IsSet(name) {
 			*to = c.Int(name) == 1

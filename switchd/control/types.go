@@ -174,6 +174,7 @@ type UplinkStats struct {
 	Spoofed uint64 `json:"spoofed,omitempty"` // frames not sent: another's source address or VLAN
 	WireRX  uint64 `json:"wire_rx,omitempty"` // good frames on the wire
 	WireTX  uint64 `json:"wire_tx,omitempty"`
+	Lent    uint64 `json:"lent,omitempty"` // frames sent that the card read from guests' memory (--zero-copy)
 
 	RX QueueStats `json:"rx"`
 	TX QueueStats `json:"tx"`

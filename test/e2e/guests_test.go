@@ -205,7 +205,7 @@ grep HugePages_Total /proc/meminfo`
 			t.Logf("switchd:\n%s", sw.Log())
 		}
 	}()
-	for _, line := range []string{"", "set fwd mac retry\n", "start tx_first\n"} {
+	for _, line := range []string{"\n", "set fwd mac retry\n", "start tx_first\n"} {
 		if line != "" {
 			if err := p.Write(ctx, line); err != nil {
 				t.Fatal(err)
