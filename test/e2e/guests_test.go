@@ -206,10 +206,8 @@ grep HugePages_Total /proc/meminfo`
 		}
 	}()
 	for _, line := range []string{"\n", "set fwd mac retry\n", "start tx_first\n"} {
-		if line != "" {
-			if err := p.Write(ctx, line); err != nil {
-				t.Fatal(err)
-			}
+		if err := p.Write(ctx, line); err != nil {
+			t.Fatal(err)
 		}
 		if _, err := p.Expect(ctx, "testpmd>"); err != nil {
 			t.Fatalf("after %q: %v", strings.TrimSpace(line), err)

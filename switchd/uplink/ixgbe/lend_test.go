@@ -107,6 +107,27 @@ func TestLend(t *testing.T) {
 	}
 }
 
+// The NIC's own switch reads lent frames, too, from the ring of the sender's pool, and checks whose they are.
+func TestLendToTheNICsSwitch(t *testing.T) {
+	r := newRig(t, Config{Loopback: true, AntiSpoof: true, VLANStrip: true, Queues: 2})
+	r.add(3, 4)
+	m := guestMemory(t)
+	r.must(r.Lend(3, m))
+	rnd := rand.New(rand.NewPCG(3, 5))
+	for i := range 600 {
+		data := eth(mac(4), mac(3), 0, 500+i, i)
+		loan := r.lendOut(lentFrame(m, rnd, 3, 1004, data, 1+i%3))
+		got := r.receive()
+		if len(got) != 1 || got[0].VLAN != 1004 || !bytes.Equal(got[0].data, data) || loan.From == nil || !loan.Returned() {
+			t.Fatalf("frame %d: %d came to pool 4, loan %+v", i, len(got), loan)
+		}
+	}
+	r.lendOut(lentFrame(m, rnd, 3, 1004, eth(mac(4), stranger, 0, 500, 1), 1))
+	if got, s := r.receive(), r.Stats(); len(got) != 0 || s.Spoofed != 1 || s.Lent != 601 {
+		t.Errorf("%d frames with another's address came, %+v; want one spoofed of 601 lent", len(got), s)
+	}
+}
+
 // What is not in lent memory as a whole is copied, and so is what asks for a checksum, and what its sender has not lent.
 func TestLendOnlyWhatIsLent(t *testing.T) {
 	r := newRig(t, Config{})
