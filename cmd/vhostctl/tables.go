@@ -198,6 +198,10 @@ func statsTable(w io.Writer, s control.Stats, before *control.Stats) {
 				rate(u.TX.Packets, old.TX.Packets, seconds), u.TX.Dropped, reasons(u.RX.Add(u.TX).Drops))
 		}
 	})
+	if s.Uplink.Driver != "none" {
+		fmt.Fprintln(w)
+		uplinkTable(w, s.Uplink)
+	}
 	fmt.Fprintln(w)
 	table(w, "WORKER CORE RINGS BUSY POLLS SLEEPS", func(row func(...any)) {
 		for i, k := range s.Workers {
@@ -206,6 +210,30 @@ func statsTable(w io.Writer, s control.Stats, before *control.Stats) {
 				busy = (k.BusySeconds - before.Workers[i].BusySeconds) / seconds
 			}
 			row(k.Index, number(k.Core), k.Rings, fmt.Sprintf("%.1f%%", 100*busy), k.Polls, k.Sleeps)
+		}
+	})
+}
+
+// uplinkTable shows the interface to the outside: its link, what passed on the wire (where it is a card of the switch's own), and what did not.
+func uplinkTable(w io.Writer, u control.UplinkStats) {
+	link := "down"
+	if u.Carrier {
+		link = "up"
+	} else if u.Up {
+		link = "no carrier"
+	}
+	lost := map[string]uint64{}
+	for reason, n := range map[string]uint64{"full": u.Full, "down": u.Down, "rejected": u.Rejected, "truncated": u.Truncated, "missed": u.Missed,
+		"broken": u.Broken, "spoofed": u.Spoofed} {
+		if n > 0 {
+			lost[reason] = n
+		}
+	}
+	table(w, "UPLINK DRIVER LINK MTU POOLS WIRE-RX WIRE-TX LENT LOST", func(row func(...any)) {
+		if u.Pools == 0 {
+			row(u.Name, u.Driver, link, u.MTU, "-", "-", "-", "-", reasons(lost))
+		} else {
+			row(u.Name, u.Driver, link, u.MTU, u.Pools, u.WireRX, u.WireTX, u.Lent, reasons(lost))
 		}
 	})
 }

@@ -96,3 +96,24 @@ func TestEmptyTables(t *testing.T) {
 		t.Errorf("%s", &b)
 	}
 }
+
+func TestUplinkTable(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		stats control.UplinkStats
+		want  string // after the name
+	}{
+		{"a card", control.UplinkStats{Driver: "ixgbe", Up: true, Carrier: true, MTU: 1500, Pools: 64, WireRX: 7, WireTX: 9, Lent: 4, Missed: 2, Spoofed: 1},
+			"ixgbe up 1500 64 7 9 4 missed=2 spoofed=1"},
+		{"a tap without a cable", control.UplinkStats{Driver: "tap", Up: true, MTU: 1500}, "tap no carrier 1500 - - - - -"},
+		{"switched off", control.UplinkStats{Driver: "tap", Down: 3}, "tap down 0 - - - - down=3"},
+	} {
+		var b strings.Builder
+		test.stats.Name = "way-out"
+		statsTable(&b, control.Stats{Uplink: test.stats}, nil)
+		lines := strings.Split(b.String(), "\n")
+		if len(lines) < 5 || strings.Join(strings.Fields(lines[4]), " ") != "way-out "+test.want {
+			t.Errorf("%s: want %q in\n%s", test.name, test.want, &b)
+		}
+	}
+}
