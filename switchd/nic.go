@@ -86,10 +86,10 @@ func openNIC(c Config, address string, log *slog.Logger) (uplink.Uplink, error) 
 	if err != nil {
 		return nil, fmt.Errorf("uplink ixgbe:%s: %w", address, err)
 	}
-	if c.ZeroCopy && device.Access() != "vfio" {
+	if access := device.Access(); c.ZeroCopy && (access == "sysfs" || access == "vfio-user") {
 		_ = device.Close()
 		return nil, fmt.Errorf("uplink ixgbe:%s: --zero-copy 1 wants the card behind an IOMMU (vhostctl nic list; bound to vfio-pci), which keeps "+
-			"it to the memory that guests lend; it is accessed by %s", address, device.Access())
+			"it to the memory that guests lend; it is accessed by %s", address, access)
 	}
 	n, err := ixgbe.Open(device, config)
 	if err != nil {

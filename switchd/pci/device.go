@@ -46,7 +46,7 @@ type Region struct {
 type Device interface {
 	// Address is "0000:03:00.0" or what stands for it.
 	Address() string
-	// Access is "vfio", "sysfs" or "vfio-user".
+	// Access is "vfio", "vfio by iommufd", "sysfs" or "vfio-user".
 	Access() string
 	Config
 	// BAR maps a memory BAR. It stays mapped until Close.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -15,13 +16,18 @@ func (h Host) holders(address string) (list []string) {
 	if err != nil {
 		return nil
 	}
-	want := filepath.Join("/dev/vfio", strconv.Itoa(group))
+	nodes := []string{filepath.Join("/dev/vfio", strconv.Itoa(group))}
+	own, _ := filepath.Glob(filepath.Join(h.device(address), "vfio-dev", "vfio*"))
+	for _, name := range own {
+		nodes = append(nodes, filepath.Join("/dev/vfio/devices", filepath.Base(name)))
+	}
 	fds, _ := filepath.Glob(filepath.Join(h.Proc, "[0-9]*/fd/*"))
 	seen := map[string]bool{}
 	for _, fd := range fds {
 		pid := filepath.Base(filepath.Dir(filepath.Dir(fd)))
 		// Seen from another root the path may have more in front.
-		if target, err := os.Readlink(fd); err != nil || !strings.HasSuffix(target, want) || seen[pid] {
+		target, err := os.Readlink(fd)
+		if err != nil || seen[pid] || !slices.ContainsFunc(nodes, func(node string) bool { return strings.HasSuffix(target, node) }) {
 			continue
 		}
 		seen[pid] = true

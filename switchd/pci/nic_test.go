@@ -112,9 +112,16 @@ func TestBindRemembers(t *testing.T) {
 
 // TestUnbindInUse: the kernel would wait for the process that has the card, so it is named instead.
 func TestUnbindInUse(t *testing.T) {
+	for _, node := range []string{"/dev/vfio/13", "/host/dev/vfio/devices/vfio3"} {
+		t.Run(node, func(t *testing.T) { testUnbindInUse(t, node) })
+	}
+}
+
+func testUnbindInUse(t *testing.T, node string) {
 	h := machine(t)
 	fds := filepath.Join(h.Proc, "77/fd")
-	if err := errors.Join(os.MkdirAll(fds, 0o755), os.Symlink("/dev/vfio/13", filepath.Join(fds, "5")),
+	if err := errors.Join(os.MkdirAll(fds, 0o755), os.Symlink(node, filepath.Join(fds, "5")),
+		os.MkdirAll(filepath.Join(h.Sys, "bus/pci/devices/0000:03:00.1/vfio-dev/vfio3"), 0o755),
 		os.WriteFile(filepath.Join(h.Proc, "77/comm"), []byte("switchd\n"), 0o644)); err != nil {
 		t.Fatal(err)
 	}

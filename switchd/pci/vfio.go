@@ -4,10 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -67,40 +63,37 @@ type dmaUnmap struct {
 // vfio is a device that the kernel's VFIO gives, with an IOMMU that keeps it to what is mapped.
 type vfio struct {
 	mappings
-	address                  string
-	container, group, device int
-	config                   regionInfo
-	irqs                     int
-	calls                    []int // eventfd of each vector, -1 for none
-	registers                []*window
+	address   string
+	iommu     iommu
+	device    int
+	config    regionInfo
+	irqs      int
+	calls     []int // eventfd of each vector, -1 for none
+	registers []*window
 }
 
-// openVFIO opens a device that is bound to vfio-pci, by its IOMMU group.
+// iommu is what translates a device's addresses: the kernel's old interface for it or the new one.
+type iommu interface {
+	// give maps memory of this process for the device; access is VFIO_DMA_MAP_READ and VFIO_DMA_MAP_WRITE.
+	give(access uint32, p guestmem.Ptr, iova, bytes uint64) error
+	// take unmaps it and tells how many bytes that were.
+	take(iova, bytes uint64) (uint64, error)
+	// end is the highest address that it translates.
+	end() uint64
+	close()
+}
+
+// openVFIO opens a device that is bound to vfio-pci: by iommufd where the kernel has that, otherwise by its IOMMU group.
 func (h Host) openVFIO(address string) (_ Device, err error) {
-	group, err := h.group(address)
+	v := &vfio{address: address}
+	if v.iommu, v.device, err = h.openByIOMMUFD(address); errors.Is(err, errNoIOMMUFD) {
+		v.iommu, v.device, err = h.openByGroup(address)
+	}
 	if err != nil {
 		return nil, err
 	}
-	v := &vfio{address: address, container: -1, group: -1, device: -1}
-	defer func() {
-		if err != nil {
-			v.closeFiles()
-		}
-	}()
-	if v.container, err = openFile("/dev/vfio/vfio", "load the module vfio-pci (modprobe vfio-pci)"); err != nil {
-		return nil, err
-	}
-	if version, err := ioctl(v.container, VFIO_GET_API_VERSION, (*byte)(nil), "ask VFIO for its version"); err != nil || version != VFIO_API_VERSION {
-		return nil, fmt.Errorf("VFIO has version %d of its interface, want %d: %w", version, VFIO_API_VERSION, errors.Join(err, ErrUnsupported))
-	}
-	name := filepath.Join("/dev/vfio", strconv.Itoa(group))
-	if v.group, err = openFile(name, "the group's device node may belong to another user, or another program has it open"); err != nil {
-		return nil, err
-	}
-	if err := h.attach(v, address, group); err != nil {
-		return nil, err
-	}
 	if err := v.describe(); err != nil {
+		v.closeFiles()
 		return nil, err
 	}
 	return v, nil
@@ -112,40 +105,6 @@ func openFile(name, hint string) (int, error) {
 		return -1, fmt.Errorf("open %s: %w: %s", name, err, hint)
 	}
 	return fd, nil
-}
-
-// attach puts the group under an IOMMU of our own and opens the device.
-func (h Host) attach(v *vfio, address string, group int) error {
-	status := groupStatus{argsz: size(groupStatus{})}
-	if _, err := ioctl(v.group, VFIO_GROUP_GET_STATUS, &status, "look at the IOMMU group"); err != nil {
-		return err
-	}
-	if status.flags&VFIO_GROUP_VIABLE == 0 {
-		return h.notViable(address, group)
-	}
-	container := int32(v.container)
-	if _, err := ioctl(v.group, VFIO_GROUP_SET_CONTAINER, &container, fmt.Sprintf("take IOMMU group %d", group)); err != nil {
-		return fmt.Errorf("%w: another program may be using a device of the group", err)
-	}
-	kind := uintptr(VFIO_TYPE1v2_IOMMU)
-	if n, _, _ := unix.Syscall(unix.SYS_IOCTL, uintptr(v.container), VFIO_CHECK_EXTENSION, kind); n != 1 {
-		kind = VFIO_TYPE1_IOMMU
-	}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(v.container), VFIO_SET_IOMMU, kind); errno != 0 {
-		if errno == unix.EPERM {
-			return fmt.Errorf("put IOMMU group %d under an IOMMU: %w: this machine's IOMMU cannot remap interrupts; if you trust every guest, "+
-				"load vfio_iommu_type1 with allow_unsafe_interrupts=1", group, errno)
-		}
-		return fmt.Errorf("put IOMMU group %d under an IOMMU: %w: is vfio_iommu_type1 loaded?", group, errno)
-	}
-	text := append([]byte(address), 0)
-	fd, err := ioctl(v.group, VFIO_GROUP_GET_DEVICE_FD, &text[0], "open "+address)
-	if err != nil {
-		return err
-	}
-	v.device = fd
-	unix.CloseOnExec(fd)
-	return nil
 }
 
 // describe learns the places of the configuration space and the interrupts, makes the device master of the bus, and finds room for our memory.
@@ -160,7 +119,7 @@ func (v *vfio) describe() (err error) {
 	if err := enableBusMaster(v); err != nil {
 		return err
 	}
-	v.next = dmaBase(v.apertureEnd())
+	v.next = dmaBase(v.iommu.end())
 	return nil
 }
 
@@ -168,30 +127,6 @@ func (v *vfio) region(index uint32) (regionInfo, error) {
 	r := regionInfo{argsz: size(regionInfo{}), index: index}
 	_, err := ioctl(v.device, VFIO_DEVICE_GET_REGION_INFO, &r, fmt.Sprintf("ask %s for region %d", v.address, index))
 	return r, err
-}
-
-// apertureEnd is the highest address that the IOMMU translates; 2^39−1 where the kernel does not tell, which all have.
-func (v *vfio) apertureEnd() uint64 {
-	const most = 1<<39 - 1
-	b := make([]byte, 4096)
-	le := binary.LittleEndian
-	le.PutUint32(b, uint32(len(b)))
-	if ioctlBytes(v.container, VFIO_IOMMU_GET_INFO, b, "ask the IOMMU for its addresses") != nil || le.Uint32(b[4:])&VFIO_INFO_CAPS == 0 {
-		return most
-	}
-	for at := le.Uint32(b[16:]); at >= 20 && int(at)+16 <= len(b); at = le.Uint32(b[at+4:]) {
-		if le.Uint16(b[at:]) != VFIO_CAP_IOVA_RANGES {
-			continue
-		}
-		end := uint64(0)
-		for i := range le.Uint32(b[at+8:]) {
-			if place := int(at) + 16 + 16*int(i); place+16 <= len(b) {
-				end = max(end, le.Uint64(b[place+8:]))
-			}
-		}
-		return end
-	}
-	return most
 }
 
 // dmaBase is where our own memory begins: the upper half, away from where guests have theirs.
@@ -203,7 +138,14 @@ func dmaBase(end uint64) uint64 {
 }
 
 func (v *vfio) Address() string { return v.address }
-func (v *vfio) Access() string  { return "vfio" }
+
+// Access tells the two interfaces apart.
+func (v *vfio) Access() string {
+	if _, ok := v.iommu.(*ioas); ok {
+		return "vfio by iommufd"
+	}
+	return "vfio"
+}
 
 func (v *vfio) ReadConfig(offset, size int) (uint32, error) {
 	return readAt(v.device, v.config, v.address, offset, size)
@@ -234,16 +176,18 @@ func (v *vfio) AllocDMA(bytes int) (DMA, error) { return v.alloc(bytes, v.mapDMA
 func (v *vfio) FreeDMA(m DMA) error             { return v.free(m, v.unmapDMA) }
 
 func (v *vfio) mapDMA(p guestmem.Ptr, iova, bytes uint64, _ int, _ uint64) error {
-	return v.mapFor(VFIO_DMA_MAP_READ|VFIO_DMA_MAP_WRITE, p, iova, bytes)
+	return v.give(VFIO_DMA_MAP_READ|VFIO_DMA_MAP_WRITE, p, iova, bytes)
 }
 
 func (v *vfio) mapForReading(p guestmem.Ptr, iova, bytes uint64, _ int, _ uint64) error {
-	return v.mapFor(VFIO_DMA_MAP_READ, p, iova, bytes)
+	return v.give(VFIO_DMA_MAP_READ, p, iova, bytes)
 }
 
-func (v *vfio) mapFor(access uint32, p guestmem.Ptr, iova, bytes uint64) error {
-	m := dmaMap{argsz: size(dmaMap{}), flags: access, vaddr: uint64(p), iova: iova, size: bytes}
-	_, err := ioctl(v.container, VFIO_IOMMU_MAP_DMA, &m, fmt.Sprintf("map %d bytes at %#x for %s", bytes, iova, v.address))
+func (v *vfio) give(access uint32, p guestmem.Ptr, iova, bytes uint64) error {
+	err := v.iommu.give(access, p, iova, bytes)
+	if err != nil {
+		err = fmt.Errorf("map %d bytes at %#x for %s: %w", bytes, iova, v.address, err)
+	}
 	if errors.Is(err, unix.ENOMEM) {
 		return fmt.Errorf("%w: the limit of locked memory is too low (ulimit -l; LimitMEMLOCK= in a unit)", err)
 	}
@@ -251,12 +195,12 @@ func (v *vfio) mapFor(access uint32, p guestmem.Ptr, iova, bytes uint64) error {
 }
 
 func (v *vfio) unmapDMA(iova, bytes uint64) error {
-	m := dmaUnmap{argsz: size(dmaUnmap{}), iova: iova, size: bytes}
-	if _, err := ioctl(v.container, VFIO_IOMMU_UNMAP_DMA, &m, fmt.Sprintf("take %d bytes at %#x from %s", bytes, iova, v.address)); err != nil {
-		return err
+	taken, err := v.iommu.take(iova, bytes)
+	if err == nil && taken != bytes {
+		err = fmt.Errorf("only %d were mapped", taken)
 	}
-	if m.size != bytes {
-		return fmt.Errorf("take %d bytes at %#x from %s: only %d were mapped", bytes, iova, v.address, m.size)
+	if err != nil {
+		return fmt.Errorf("take %d bytes at %#x from %s: %w", bytes, iova, v.address, err)
 	}
 	return nil
 }
@@ -328,34 +272,16 @@ func (v *vfio) Close() error {
 }
 
 func (v *vfio) closeFiles() {
-	for _, fd := range slices.Backward([]*int{&v.container, &v.group, &v.device}) {
+	closeAll(&v.device)
+	v.iommu.close()
+}
+
+// closeAll closes what is open.
+func closeAll(fds ...*int) {
+	for _, fd := range fds {
 		if *fd >= 0 {
 			_ = unix.Close(*fd)
 		}
 		*fd = -1
 	}
-}
-
-// notViable names what keeps an IOMMU group from being given to a program.
-func (h Host) notViable(address string, group int) error {
-	others, _ := filepath.Glob(filepath.Join(h.Sys, "kernel/iommu_groups", strconv.Itoa(group), "devices/*"))
-	text := ""
-	for _, o := range others {
-		name := filepath.Base(o)
-		if driver := h.driver(name); name != address && driver != "" && driver != "vfio-pci" && driver != "pcieport" {
-			text += fmt.Sprintf(" %s (%s)", name, driver)
-		}
-	}
-	return fmt.Errorf("take IOMMU group %d for %s: the kernel uses other devices of the group:%s: bind them to vfio-pci as well (vhostctl nic bind), "+
-		"or put the card into another slot", group, address, text)
-}
-
-// group is the device's IOMMU group.
-func (h Host) group(address string) (int, error) {
-	link, err := os.Readlink(filepath.Join(h.device(address), "iommu_group"))
-	if err != nil {
-		return 0, fmt.Errorf("%s is in no IOMMU group: this machine has no IOMMU, or it is off: switch it on in the firmware and boot with intel_iommu=on "+
-			"(Intel) or amd_iommu=on (AMD)", address)
-	}
-	return strconv.Atoi(filepath.Base(link))
 }

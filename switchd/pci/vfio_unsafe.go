@@ -1,6 +1,7 @@
 package pci
 
 import (
+	"encoding/binary"
 	"fmt"
 	"runtime"
 	"unsafe"
@@ -27,6 +28,17 @@ func ioctl[T any](fd int, request uintptr, arg *T, what string) (int, error) {
 func ioctlBytes(fd int, request uintptr, arg []byte, what string) error {
 	_, err := ioctl(fd, request, unsafe.SliceData(arg), what)
 	return err
+}
+
+// ioctlOut is ioctl for a structure that has the address of a buffer, for the kernel to fill, at an offset. It assumes that the structure says
+// how long the buffer is. The buffer is pinned as long as the kernel knows of it.
+func ioctlOut(fd int, request uintptr, arg []byte, offset int, out []byte, what string) error {
+	var pinner runtime.Pinner
+	defer pinner.Unpin()
+	p := unsafe.SliceData(out)
+	pinner.Pin(p)
+	binary.LittleEndian.PutUint64(arg[offset:], uint64(uintptr(unsafe.Pointer(p))))
+	return ioctlBytes(fd, request, arg, what)
 }
 
 // size is a structure's for its argsz field.
