@@ -240,6 +240,9 @@ func TestExamplesAreClean(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if !bytes.Contains(text, []byte("[Service]\n")) {
+			t.Errorf("%s has no [Service]", example)
+		}
 		if complaints := verify(t, text); complaints != "" {
 			t.Errorf("%s: %s", example, complaints)
 		}
