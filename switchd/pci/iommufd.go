@@ -28,7 +28,7 @@ const (
 	VFIO_DEVICE_ATTACH_IOMMUFD_PT = vfioBase + 19
 )
 
-type ioasAlloc struct{ size, flags, id uint32 }
+type ioasAlloc struct{ size, _, id uint32 }
 type ioasMap struct {
 	size, flags, id, _  uint32
 	vaddr, length, iova uint64
@@ -38,11 +38,11 @@ type ioasUnmap struct {
 	iova, length uint64
 }
 type bindIOMMUFD struct {
-	argsz, flags uint32
-	iommufd      int32
-	device       uint32
+	argsz, _ uint32
+	iommufd  int32
+	_        uint32
 }
-type attachPageTable struct{ argsz, flags, id uint32 }
+type attachPageTable struct{ argsz, _, id uint32 }
 
 // errNoIOMMUFD says that the kernel does not have it, or not for us.
 var errNoIOMMUFD = errors.New("no iommufd")
