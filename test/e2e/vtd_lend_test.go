@@ -23,6 +23,14 @@ func (k *card) switchLends(ctx context.Context, t *testing.T, g *guest.Guest, wi
 		st, err := s.stats(ctx)
 		return err == nil && st.Uplink.Carrier
 	})
+	access := "access=vfio "
+	if g.MustRun(ctx, t, "sh", "-c", "ls /dev/iommu 2>/dev/null || true") != "" { // not in Debian's kernels
+		access = `access="vfio by iommufd"`
+	}
+	if res, _, err := s.Output(ctx); err != nil || !strings.Contains(res.Stderr, access) {
+		t.Errorf("want %s: %v\n%s", access, err, res.Stderr)
+	}
+	t.Log(access)
 	lent := func() uint64 {
 		st, err := s.stats(ctx)
 		if err != nil {
