@@ -37,7 +37,15 @@ func hostRun(ctx context.Context, t *testing.T, g *guest.Guest, argv ...string) 
 // guestSwitch is a switch inside a guest.
 type guestSwitch struct {
 	*guest.Process
-	g *guest.Guest
+	g    *guest.Guest
+	said strings.Builder
+}
+
+// messages gives all that it has printed since it started, while Output takes away what it gives.
+func (s *guestSwitch) messages(ctx context.Context) (text string, running bool, err error) {
+	res, running, err := s.Output(ctx)
+	s.said.WriteString(res.Stdout + res.Stderr)
+	return s.said.String(), running, err
 }
 
 const (
@@ -60,18 +68,18 @@ func startGuestSwitchBy(ctx context.Context, t *testing.T, g *guest.Guest, by st
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &guestSwitch{p, g}
+	s := &guestSwitch{Process: p, g: g}
 	t.Cleanup(func() {
 		if t.Failed() {
-			if res, _, err := p.Output(context.Background()); err == nil {
-				t.Logf("switchd in the guest:\n%s", tail(res.Stdout+res.Stderr, 40))
+			if text, _, err := s.messages(context.Background()); err == nil {
+				t.Logf("switchd in the guest:\n%s", tail(text, 40))
 			}
 			_ = p.Signal(context.Background(), syscall.SIGKILL)
 		}
 	})
 	eventually(t, time.Minute, "switchd answers in the guest", func() bool {
-		if res, running, err := p.Output(ctx); err != nil || !running {
-			t.Fatalf("switchd ended: %v\n%s%s", err, res.Stdout, res.Stderr)
+		if text, running, err := s.messages(ctx); err != nil || !running {
+			t.Fatalf("switchd ended: %v\n%s", err, text)
 		}
 		_, err := s.stats(ctx)
 		return err == nil

@@ -27,8 +27,8 @@ func (k *card) switchLends(ctx context.Context, t *testing.T, g *guest.Guest, wi
 	if g.MustRun(ctx, t, "sh", "-c", "ls /dev/iommu 2>/dev/null || true") != "" { // not in Debian's kernels
 		access = `access="vfio by iommufd"`
 	}
-	if res, _, err := s.Output(ctx); err != nil || !strings.Contains(res.Stderr, access) {
-		t.Errorf("want %s: %v\n%s", access, err, res.Stderr)
+	if text, _, err := s.messages(ctx); err != nil || !strings.Contains(text, access) {
+		t.Errorf("want %s: %v\n%s", access, err, text)
 	}
 	t.Log(access)
 	lent := func() uint64 {
@@ -89,8 +89,8 @@ func (k *card) switchLends(ctx context.Context, t *testing.T, g *guest.Guest, wi
 	go func() { answering <- pinger.Serve(outside, link, 8*time.Second) }()
 	guestPings(ctx, t, g, "10.0.0.99", "--packed")
 	<-answering
-	if res, _, err := s.Output(ctx); err != nil || strings.Contains(res.Stderr, "is reset") || strings.Contains(res.Stderr, "is copied") {
-		t.Errorf("the card was reset, or a guest's memory was not lent: %v\n%s", err, res.Stderr)
+	if text, _, err := s.messages(ctx); err != nil || strings.Contains(text, "is reset") || strings.Contains(text, "is copied") {
+		t.Errorf("the card was reset, or a guest's memory was not lent: %v\n%s", err, text)
 	}
 	s.stop(ctx, t)
 	k.wantNoViolations(t)
