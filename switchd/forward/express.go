@@ -55,48 +55,71 @@ func (w *worker) express(r *transmitRing) (n int, more bool) {
 	return taken, more || taken < n
 }
 
+// noAddress is not a station's: it has more than 48 bits.
+const noAddress ether.MAC = 1 << 63
+
 // judge loads the header of each frame once, decides on that copy, and groups the frames by destination. It stops at the first frame that
-// is not for the express lane and returns how many are, and their bytes.
+// is not for the express lane and returns how many are, and their bytes. Frames mostly have the addresses of the frame before: these are
+// known, and so is what is true of every frame in a group.
 func (w *worker) judge(r *transmitRing, n int) (taken int, total uint64) {
-	x := &w.lane
+	x, addresses := &w.lane, w.addresses
 	skip, limit := uint32(r.header), uint32(w.sw.config.MaxFrame)
-	now := w.sw.clock.Load()
-	w.lastTo, w.lastPort = 0, -1
-	for i := 0; i < n; i++ {
-		v := &x.views[i&(virtio.BurstSize-1)]
+	now, lastSource, lastTo, port := w.sw.clock.Load(), r.lastSource, noAddress, -1
+	if now != r.lastSeen {
+		lastSource = noAddress
+	}
+	var g *group
+	for ; taken < n; taken++ {
+		v := &x.views[taken&(virtio.BurstSize-1)]
 		length := v.Len - skip
 		if v.Len < skip+headerLen || length > limit {
-			return i, total
+			break
 		}
 		if r.offloads && v.Addr.LoadU16() != 0 { // flags and gso_type (virtio 1.2, 5.1.6.1)
-			return i, total
+			break
 		}
-		p := &x.passing[i&(virtio.BurstSize-1)]
+		p := &x.passing[taken&(virtio.BurstSize-1)]
 		p.addr, p.length = v.Addr+guestmem.Ptr(skip), length
 		p.low, p.high = p.addr.LoadU64(), (p.addr + 6).LoadU64()
-		source, to := ether.MAC(bits.ReverseBytes64(p.high)>>16), ether.MAC(bits.ReverseBytes64(p.low)>>16)
-		if source != r.lastSource || now != r.lastSeen {
-			if _, owner := w.addresses.find(source); owner != r.port.id {
-				return i, total
+		if source := ether.MAC(bits.ReverseBytes64(p.high) >> 16); source != lastSource {
+			slot, word := addresses.home(source)
+			if word>>16 != uint64(source) {
+				slot, word = addresses.probe(source, slot)
 			}
-			if _, ok := w.sw.learn(r.port, source); !ok {
-				return i, total
+			if portOf(word) != r.port.id {
+				break
 			}
-			r.lastSource, r.lastSeen = source, now
+			addresses.touch(slot, now)
+			lastSource = source
 		}
-		if to != w.lastTo {
-			_, port := w.addresses.find(to)
-			if port < 0 || port == r.port.id || port >= len(w.table.ports) || w.table.ports[port] == nil {
-				return i, total
+		if to := ether.MAC(bits.ReverseBytes64(p.low) >> 16); to != lastTo {
+			slot, word := addresses.home(to)
+			if word>>16 != uint64(to) {
+				_, word = addresses.probe(to, slot)
 			}
-			w.lastTo, w.lastPort = to, port
+			port, lastTo = portOf(word), to
 		}
-		if !w.groups.add(w.lastPort, i) {
-			return i, total
+		if g == nil || g.to != port {
+			if g = w.groupFor(r, port); g == nil {
+				break
+			}
 		}
+		g.frames[g.n&(virtio.BurstSize-1)] = uint8(taken)
+		g.n++
 		total += uint64(length)
 	}
-	return n, total
+	if lastSource != noAddress {
+		r.lastSource, r.lastSeen = lastSource, now
+	}
+	return taken, total
+}
+
+// groupFor gives the group of the frames to a port, nil if the express lane does not lead there.
+func (w *worker) groupFor(r *transmitRing, port int) *group {
+	if port < 0 || port == r.port.id || port >= len(w.table.ports) || w.table.ports[port] == nil {
+		return nil
+	}
+	return w.groups.group(port)
 }
 
 // moveGroup moves frames into the next buffers of a receiver. Those that find no buffer that holds them go the general way, with its

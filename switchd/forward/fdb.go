@@ -20,7 +20,7 @@ type addressTable struct {
 
 const (
 	slotEmpty   = 0
-	slotRemoved = 0xffff // a word that no address makes: port 65534 with address 0
+	slotRemoved = 0xffff // a word that no address makes: address 0 with port -2
 	minSlots    = 1024
 )
 
@@ -35,17 +35,40 @@ func newAddressTable(addresses int) *addressTable {
 	}
 }
 
-// find gives the slot and port of an address, or port -1.
+// find gives the slot and port of an address, or a negative port.
 func (t *addressTable) find(mac ether.MAC) (slot, port int) {
+	slot, word := t.home(mac)
+	if word>>16 != uint64(mac) {
+		slot, word = t.probe(mac, slot)
+	}
+	return slot, portOf(word)
+}
+
+// home gives the slot where an address belongs and what is there; most addresses are found there. It is small enough to be inlined, and
+// the slots are as many as there are results of the shift.
+func (t *addressTable) home(mac ether.MAC) (slot int, word uint64) {
+	slot = int(uint64(mac) * t.multiplier >> t.shift)
+	return slot, t.slots[slot].Load()
+}
+
+// probe looks for an address from a slot on, up to an empty one.
+func (t *addressTable) probe(mac ether.MAC, from int) (slot int, word uint64) {
 	mask := len(t.slots) - 1
-	for i := int(uint64(mac) * t.multiplier >> t.shift); ; i = (i + 1) & mask {
-		word := t.slots[i].Load()
-		if word>>16 == uint64(mac) && word != slotRemoved {
-			return i, int(word&0xffff) - 1
+	for slot = from; ; slot = (slot + 1) & mask {
+		word = t.slots[slot].Load()
+		if word>>16 == uint64(mac) || word == slotEmpty {
+			return slot, word
 		}
-		if word == slotEmpty {
-			return i, -1
-		}
+	}
+}
+
+// portOf gives the port of a slot's word, -1 if it is empty and -2 if its address was removed.
+func portOf(word uint64) int { return int(int16(word)) - 1 }
+
+// touch notes that the address in a slot was just a source.
+func (t *addressTable) touch(slot int, now uint32) {
+	if t.seen[slot].Load() != now {
+		t.seen[slot].Store(now)
 	}
 }
 
@@ -83,7 +106,7 @@ func (f *fdb) remove(slot int) (mac ether.MAC, port int) {
 	t := f.table.Load()
 	word := t.slots[slot].Load()
 	t.slots[slot].Store(slotRemoved)
-	port = int(word&0xffff) - 1
+	port = portOf(word)
 	f.live--
 	f.perPort[port]--
 	return ether.MAC(word >> 16), port
@@ -113,7 +136,7 @@ func (f *fdb) each(fn func(slot int, mac ether.MAC, port int, seen uint32) bool)
 		if word == slotEmpty || word == slotRemoved {
 			continue
 		}
-		if !fn(i, ether.MAC(word>>16), int(word&0xffff)-1, t.seen[i].Load()) {
+		if !fn(i, ether.MAC(word>>16), portOf(word), t.seen[i].Load()) {
 			return
 		}
 	}

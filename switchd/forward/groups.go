@@ -24,14 +24,22 @@ func (g *groups) resize(ports int) {
 
 // add puts a frame to its destination's. It reports false for a port that is newer than the worker's table.
 func (g *groups) add(to, frame int) bool {
+	gr := g.group(to)
+	if gr == nil {
+		return false
+	}
+	gr.frames[gr.n] = uint8(frame)
+	gr.n++
+	return true
+}
+
+// group gives a destination's group, nil for a port that is newer than the worker's table. A frame is in one group only.
+func (g *groups) group(to int) *group {
 	if g.n > 0 && g.groups[g.n-1].to == to { // as the frame before
-		gr := &g.groups[g.n-1]
-		gr.frames[gr.n&(virtio.BurstSize-1)] = uint8(frame)
-		gr.n++
-		return true
+		return &g.groups[g.n-1]
 	}
 	if to+1 >= len(g.index) {
-		return false
+		return nil
 	}
 	i := g.index[to+1]
 	if i == 0 {
@@ -40,10 +48,7 @@ func (g *groups) add(to, frame int) bool {
 		g.index[to+1] = i
 		g.groups[i-1].to, g.groups[i-1].n = to, 0
 	}
-	gr := &g.groups[i-1]
-	gr.frames[gr.n] = uint8(frame)
-	gr.n++
-	return true
+	return &g.groups[i-1]
 }
 
 func (g *groups) reset() {

@@ -17,9 +17,7 @@ func (s *Switch) learn(p *Port, mac ether.MAC) (Reason, bool) {
 	slot, owner := table.find(mac)
 	now := s.clock.Load()
 	if owner == p.id {
-		if table.seen[slot].Load() != now {
-			table.seen[slot].Store(now)
-		}
+		table.touch(slot, now)
 		return 0, true
 	}
 	if owner >= 0 {

@@ -99,13 +99,16 @@ func TestOptions(t *testing.T) {
 	if err != nil || o.rounds != 1 || len(o.custom) != 1 || len(o.plan()) != 7 {
 		t.Errorf("%+v, %v, %d kinds of work", o, err, len(o.plan()))
 	}
-	for _, bad := range [][]string{{"-sizes", "1"}, {"-cores", "1,1"}, {"-cores", "x"}} {
+	for _, bad := range [][]string{{"-sizes", "1"}, {"-cores", "1,1"}, {"-cores", "x"}, {"-only", "("}} {
 		if _, err := parse(bad); err == nil {
 			t.Errorf("%v was accepted", bad)
 		}
 	}
 	if _, err := custom("x=no sockets"); err == nil {
 		t.Error("a peer without sockets was accepted")
+	}
+	if o, err := parse([]string{"-only", "[0-9] addresses"}); err != nil || len(o.plan()) != 5 {
+		t.Errorf("-only: %v, %v", o.plan(), err)
 	}
 	if full, _ := parse(nil); len(full.plan()) < 30 {
 		t.Errorf("a full run has only %d kinds of work", len(full.plan()))

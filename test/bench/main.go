@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -29,6 +30,7 @@ type options struct {
 	cores     [2]int
 	growth    bool
 	placement string
+	only      *regexp.Regexp
 }
 
 func main() {
@@ -67,9 +69,14 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.bin, "bin", "bin/switchd", "the switchd to measure")
 	cores := f.String("cores", "0,1", "of the generator and of the switch")
 	f.StringVar(&o.placement, "placement", "near", "of the two cores, where a host moves them about: near (they share a cache), far, or any")
+	only := f.String("only", "", "of the plan, only the works whose name in the table matches this regular expression, such as '4096 addresses'")
 	f.BoolVar(&o.growth, "growth", true, "also by ports, addresses and ring sizes")
 	if err := f.Parse(args); err != nil {
 		return o, err
+	}
+	var err error
+	if o.only, err = regexp.Compile(*only); err != nil {
+		return o, fmt.Errorf("-only: %w", err)
 	}
 	if *short {
 		o.rounds, o.seconds, o.growth = 1, 1, false
@@ -104,7 +111,7 @@ func (o options) plan() (list []work) {
 		if w.Addresses == 0 {
 			w.Addresses = 1
 		}
-		if !slices.Contains(list, w) {
+		if !slices.Contains(list, w) && o.only.MatchString(w.String()) {
 			list = append(list, w)
 		}
 	}
