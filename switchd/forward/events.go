@@ -79,7 +79,9 @@ func (s *Switch) filter(e *Event) {
 
 func (s *Switch) refill() {
 	now := uint32(time.Since(s.start)/time.Second) + 1
-	if now != s.clock.Swap(now) {
+	if before := s.clock.Load(); now != before {
+		s.fdb.step(before)
+		s.clock.Store(now)
 		s.age(now)
 	}
 	s.mu.Lock()

@@ -33,11 +33,14 @@ func (w *worker) express(r *transmitRing) (n int, more bool) {
 		return 0, more
 	}
 	guestmem.Prefetch(&x.views[0].Addr, n, virtio.ViewSize, r.header)
-	taken, bytes := w.judge(r, n)
+	taken := w.judge(r, n)
 	if taken == 0 {
 		return 0, true
 	}
-	delivered := 0
+	delivered, bytes := 0, uint64(0)
+	for i := range x.passing[:taken] {
+		bytes += uint64(x.passing[i].length)
+	}
 	for i := range w.groups.n {
 		g := &w.groups.groups[i]
 		delivered += w.moveGroup(r, w.table.ports[g.to], g.frames[:g.n])
@@ -55,22 +58,48 @@ func (w *worker) express(r *transmitRing) (n int, more bool) {
 	return taken, more || taken < n
 }
 
-// noAddress is not a station's: it has more than 48 bits.
-const noAddress ether.MAC = 1 << 63
-
-// judge loads the header of each frame once, decides on that copy, and groups the frames by destination. It stops at the first frame that
-// is not for the express lane and returns how many are, and their bytes. Frames mostly have the addresses of the frame before: these are
-// known, and so is what is true of every frame in a group.
-func (w *worker) judge(r *transmitRing, n int) (taken int, total uint64) {
-	x, addresses := &w.lane, w.addresses
-	skip, limit := uint32(r.header), uint32(w.sw.config.MaxFrame)
-	now, lastSource, lastTo, port := w.sw.clock.Load(), r.lastSource, noAddress, -1
-	if now != r.lastSeen {
-		lastSource = noAddress
+// judge decides where frames go, and groups them by destination. It stops at the first that is not for the express lane and returns how
+// many are.
+func (w *worker) judge(r *transmitRing, n int) (taken int) {
+	n, varied := w.loadHeaders(r, n)
+	switch {
+	case n == 0:
+		return 0
+	case varied:
+		return w.judgeEach(r, n)
 	}
-	var g *group
-	for ; taken < n; taken++ {
-		v := &x.views[taken&(virtio.BurstSize-1)]
+	p, now := &w.lane.passing[0], w.sw.clock.Load()
+	if source := p.source(); source != r.lastSource || now != r.lastSeen {
+		if !w.addresses.refresh(source, r.port.id) {
+			return 0
+		}
+		r.lastSource, r.lastSeen = source, now
+	}
+	_, port := w.addresses.find(p.to())
+	g := w.groupFor(r, port)
+	if g == nil {
+		return 0
+	}
+	g.n = copy(g.frames[:n], counting[:])
+	return n
+}
+
+// counting is the list of the frames of a burst that all go the same way.
+var counting = func() (list [virtio.BurstSize]uint8) {
+	for i := range list {
+		list[i] = uint8(i)
+	}
+	return list
+}()
+
+// loadHeaders loads the header of each frame, once: all that follows is decided on that copy. It returns how many frames have one and ask for
+// nothing, and whether they have different addresses.
+func (w *worker) loadHeaders(r *transmitRing, n int) (loaded int, varied bool) {
+	x := &w.lane
+	skip, limit := uint32(r.header), uint32(w.sw.config.MaxFrame)
+	difference := uint64(0)
+	for ; loaded < n; loaded++ {
+		v := &x.views[loaded&(virtio.BurstSize-1)]
 		length := v.Len - skip
 		if v.Len < skip+headerLen || length > limit {
 			break
@@ -78,27 +107,29 @@ func (w *worker) judge(r *transmitRing, n int) (taken int, total uint64) {
 		if r.offloads && v.Addr.LoadU16() != 0 { // flags and gso_type (virtio 1.2, 5.1.6.1)
 			break
 		}
-		p := &x.passing[taken&(virtio.BurstSize-1)]
+		p := &x.passing[loaded&(virtio.BurstSize-1)]
 		p.addr, p.length = v.Addr+guestmem.Ptr(skip), length
 		p.low, p.high = p.addr.LoadU64(), (p.addr + 6).LoadU64()
-		if source := ether.MAC(bits.ReverseBytes64(p.high) >> 16); source != lastSource {
-			slot, word := addresses.home(source)
-			if word>>16 != uint64(source) {
-				slot, word = addresses.probe(source, slot)
-			}
-			if portOf(word) != r.port.id {
-				break
-			}
-			addresses.touch(slot, now)
-			lastSource = source
+		difference |= p.low ^ x.passing[0].low | (p.high^x.passing[0].high)<<16 // all of the addresses: the EtherType is at the top
+	}
+	return loaded, difference != 0
+}
+
+// judgeEach is judge for frames of different addresses.
+func (w *worker) judgeEach(r *transmitRing, n int) (taken int) {
+	x, addresses := &w.lane, w.addresses
+	var g *group
+	for ; taken < n; taken++ {
+		p := &x.passing[taken&(virtio.BurstSize-1)]
+		source, to := p.source(), p.to()
+		if _, word := addresses.home(source); word != freshEntry(source, r.port.id) && !addresses.refresh(source, r.port.id) {
+			break
 		}
-		if to := ether.MAC(bits.ReverseBytes64(p.low) >> 16); to != lastTo {
-			slot, word := addresses.home(to)
-			if word>>16 != uint64(to) {
-				_, word = addresses.probe(to, slot)
-			}
-			port, lastTo = portOf(word), to
+		slot, word := addresses.home(to)
+		if word>>16 != uint64(to) {
+			_, word = addresses.probe(to, slot)
 		}
+		port := portOf(word)
 		if g == nil || g.to != port {
 			if g = w.groupFor(r, port); g == nil {
 				break
@@ -106,13 +137,12 @@ func (w *worker) judge(r *transmitRing, n int) (taken int, total uint64) {
 		}
 		g.frames[g.n&(virtio.BurstSize-1)] = uint8(taken)
 		g.n++
-		total += uint64(length)
 	}
-	if lastSource != noAddress {
-		r.lastSource, r.lastSeen = lastSource, now
-	}
-	return taken, total
+	return taken
 }
+
+func (p *passing) source() ether.MAC { return ether.MAC(bits.ReverseBytes64(p.high) >> 16) }
+func (p *passing) to() ether.MAC     { return ether.MAC(bits.ReverseBytes64(p.low) >> 16) }
 
 // groupFor gives the group of the frames to a port, nil if the express lane does not lead there.
 func (w *worker) groupFor(r *transmitRing, port int) *group {

@@ -10,17 +10,18 @@ import (
 )
 
 // addressTable maps addresses to ports. Workers read it without a lock: an entry is one 64-bit word, the address in the upper 48 bits and
-// the port + 1 in the lower 16. Writers (learning, ageing, a port that leaves) hold fdb.mu.
+// the port + 1 in the lower 15. Writers (learning, ageing, a port that leaves) hold fdb.mu; workers only set slotFresh.
 type addressTable struct {
 	slots      []atomic.Uint64
-	seen       []atomic.Uint32 // second of the switch's clock at which the address was last a source
+	seen       []uint32 // second of the switch's clock at which the address was last found fresh; fdb.mu
 	shift      uint
 	multiplier uint64 // random and odd, so that guests cannot choose addresses that collide
 }
 
 const (
 	slotEmpty   = 0
-	slotRemoved = 0xffff // a word that no address makes: address 0 with port -2
+	slotFresh   = 1 << 15   // the address was a source since the clock's last step
+	slotRemoved = slotFresh // and address 0, which no station has
 	minSlots    = 1024
 )
 
@@ -30,7 +31,7 @@ func newAddressTable(addresses int) *addressTable {
 		n *= 2
 	}
 	return &addressTable{
-		slots: make([]atomic.Uint64, n), seen: make([]atomic.Uint32, n),
+		slots: make([]atomic.Uint64, n), seen: make([]uint32, n),
 		shift: uint(64 - bits.TrailingZeros(uint(n))), multiplier: rand.Uint64() | 1,
 	}
 }
@@ -62,14 +63,25 @@ func (t *addressTable) probe(mac ether.MAC, from int) (slot int, word uint64) {
 	}
 }
 
-// portOf gives the port of a slot's word, -1 if it is empty and -2 if its address was removed.
-func portOf(word uint64) int { return int(int16(word)) - 1 }
+// freshEntry is the word of an address of a port that was a source since the clock's last step.
+func freshEntry(mac ether.MAC, port int) uint64 { return uint64(mac)<<16 | slotFresh | uint64(port+1) }
 
-// touch notes that the address in a slot was just a source.
-func (t *addressTable) touch(slot int, now uint32) {
-	if t.seen[slot].Load() != now {
-		t.seen[slot].Store(now)
+// portOf gives the port of a slot's word, -1 if it is empty or its address was removed.
+func portOf(word uint64) int { return int(word&(slotFresh-1)) - 1 }
+
+// refresh notes that an address was just a source, and tells whether it is the port's. A change that comes at the same time goes first.
+func (t *addressTable) refresh(mac ether.MAC, port int) bool {
+	slot, word := t.home(mac)
+	if word>>16 != uint64(mac) {
+		slot, word = t.probe(mac, slot)
 	}
+	if portOf(word) != port {
+		return false
+	}
+	if word&slotFresh == 0 {
+		t.slots[slot].CompareAndSwap(word, word|slotFresh)
+	}
+	return true
 }
 
 // fdb is the forwarding database: the address table and what is needed to change it.
@@ -94,7 +106,7 @@ func (f *fdb) insert(mac ether.MAC, port int, now uint32) {
 		t = f.rebuild()
 	}
 	slot, _ := t.find(mac)
-	t.seen[slot].Store(now)
+	t.seen[slot] = now
 	t.slots[slot].Store(uint64(mac)<<16 | uint64(port+1))
 	f.live++
 	f.used++
@@ -120,7 +132,7 @@ func (f *fdb) rebuild() *addressTable {
 	for i := range old.slots {
 		if word := old.slots[i].Load(); word != slotEmpty && word != slotRemoved {
 			slot, _ := t.find(ether.MAC(word >> 16))
-			t.seen[slot].Store(old.seen[i].Load())
+			t.seen[slot] = old.seen[i]
 			t.slots[slot].Store(word)
 		}
 	}
@@ -128,15 +140,33 @@ func (f *fdb) rebuild() *addressTable {
 	return t
 }
 
-// each calls fn for every entry until it returns false. The caller holds mu; fn may remove the entry.
-func (f *fdb) each(fn func(slot int, mac ether.MAC, port int, seen uint32) bool) {
+// step is to be called when the clock is about to step from now on: what is fresh was seen now. Workers whose clock has stepped make it
+// fresh again.
+func (f *fdb) step(now uint32) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.table.Load()
+	for i := range t.slots {
+		if word := t.slots[i].Load(); word&slotFresh != 0 && word != slotRemoved {
+			t.seen[i] = now
+			t.slots[i].CompareAndSwap(word, word&^slotFresh)
+		}
+	}
+}
+
+// each calls fn for every entry, with the seconds since it was a source, until it returns false. The caller holds mu; fn may remove the entry.
+func (f *fdb) each(now uint32, fn func(slot int, mac ether.MAC, port int, age uint32) bool) {
 	t := f.table.Load()
 	for i := range t.slots {
 		word := t.slots[i].Load()
 		if word == slotEmpty || word == slotRemoved {
 			continue
 		}
-		if !fn(i, ether.MAC(word>>16), portOf(word), t.seen[i].Load()) {
+		age := now - min(t.seen[i], now)
+		if word&slotFresh != 0 {
+			age = 0
+		}
+		if !fn(i, ether.MAC(word>>16), portOf(word), age) {
 			return
 		}
 	}

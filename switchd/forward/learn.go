@@ -14,13 +14,10 @@ const (
 // address that they have not just seen on that port.
 func (s *Switch) learn(p *Port, mac ether.MAC) (Reason, bool) {
 	table := s.fdb.table.Load()
-	slot, owner := table.find(mac)
-	now := s.clock.Load()
-	if owner == p.id {
-		table.touch(slot, now)
+	if table.refresh(mac, p.id) {
 		return 0, true
 	}
-	if owner >= 0 {
+	if _, owner := table.find(mac); owner >= 0 {
 		s.emitOnce(p, Event{Kind: EventDuplicate, Port: p.id, Other: owner, MAC: uint64(mac)})
 		return DropDuplicateMAC, false
 	}
@@ -28,7 +25,7 @@ func (s *Switch) learn(p *Port, mac ether.MAC) (Reason, bool) {
 		s.emitOnce(p, Event{Kind: EventAddressLimit, Port: p.id, MAC: uint64(mac)})
 		return DropMACLimit, false
 	}
-	return s.register(p, mac, now)
+	return s.register(p, mac, s.clock.Load())
 }
 
 // register enters an address for a port. It looks again under the lock: another worker may have been faster.
@@ -58,10 +55,10 @@ func (s *Switch) register(p *Port, mac ether.MAC, now uint32) (Reason, bool) {
 
 // evictOldest frees an address of a port that is at its limit. The caller holds fdb.mu.
 func (s *Switch) evictOldest(p *Port, now uint32) bool {
-	oldest, oldestSeen := -1, now
-	s.fdb.each(func(slot int, _ ether.MAC, port int, seen uint32) bool {
-		if port == p.id && seen+evictAfter <= now && seen < oldestSeen {
-			oldest, oldestSeen = slot, seen
+	oldest, oldestAge := -1, uint32(evictAfter-1)
+	s.fdb.each(now, func(slot int, _ ether.MAC, port int, age uint32) bool {
+		if port == p.id && age > oldestAge {
+			oldest, oldestAge = slot, age
 		}
 		return true
 	})
@@ -83,7 +80,7 @@ func (s *Switch) forgetPort(p *Port) {
 	s.fdb.mu.Lock()
 	defer s.fdb.mu.Unlock()
 	p.ready.Store(false)
-	s.fdb.each(func(slot int, _ ether.MAC, port int, _ uint32) bool {
+	s.fdb.each(0, func(slot int, _ ether.MAC, port int, _ uint32) bool {
 		if port == p.id {
 			s.forget(slot)
 		}
@@ -107,8 +104,8 @@ func (s *Switch) age(now uint32) {
 		}
 	}
 	s.mu.Unlock()
-	s.fdb.each(func(slot int, mac ether.MAC, port int, seen uint32) bool {
-		if seen+limit < now && newest[port] != mac {
+	s.fdb.each(now, func(slot int, mac ether.MAC, port int, age uint32) bool {
+		if age > limit && newest[port] != mac {
 			s.forget(slot)
 		}
 		return true

@@ -75,9 +75,8 @@ func (s *Switch) Addresses() []Address {
 	now := s.clock.Load()
 	var list []Address
 	s.fdb.mu.Lock()
-	s.fdb.each(func(_ int, mac ether.MAC, port int, seen uint32) bool {
-		age := time.Duration(now-min(seen, now)) * time.Second
-		list = append(list, Address{MAC: mac, Port: port, VLAN: s.config.VLANBase + port, Age: age})
+	s.fdb.each(now, func(_ int, mac ether.MAC, port int, age uint32) bool {
+		list = append(list, Address{MAC: mac, Port: port, VLAN: s.config.VLANBase + port, Age: time.Duration(age) * time.Second})
 		return true
 	})
 	s.fdb.mu.Unlock()

@@ -1,0 +1,128 @@
+package forward
+
+import (
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"vhostkit/switchd/ether"
+)
+
+// TestAddressTableAgainstMap changes the table at random and compares it with a map each time.
+func TestAddressTableAgainstMap(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	f, want := newFDB(), map[ether.MAC]int{}
+	const addresses = 3000
+	for i := range 200_000 {
+		mac := address(int(rng.Uint32N(8)), int(rng.Uint32N(addresses)))
+		slot, port := f.table.Load().find(mac)
+		if owner, known := want[mac]; known && port != owner || !known && port >= 0 {
+			t.Fatalf("step %d: %v is found at port %d, want %d (%v)", i, mac, port, owner, known)
+		}
+		switch {
+		case port < 0:
+			port = int(rng.Uint32N(MaxPorts))
+			f.insert(mac, port, 1)
+			want[mac] = port
+		case rng.Uint32N(3) == 0:
+			if m, p := f.remove(slot); m != mac || p != port {
+				t.Fatalf("step %d: removed %v of %d, want %v of %d", i, m, p, mac, port)
+			}
+			delete(want, mac)
+		default:
+			if f.table.Load().refresh(mac, port+1) || !f.table.Load().refresh(mac, port) {
+				t.Fatalf("step %d: %v is port %d's only", i, mac, port)
+			}
+			if i%1000 == 0 {
+				f.step(uint32(i))
+			}
+		}
+	}
+	n := 0
+	f.each(0, func(_ int, mac ether.MAC, port int, _ uint32) bool {
+		n++
+		if want[mac] != port {
+			t.Errorf("%v is listed at %d, want %d", mac, port, want[mac])
+		}
+		return true
+	})
+	if n != len(want) || f.live != len(want) || n == 0 {
+		t.Errorf("%d addresses listed, %d counted, want %d", n, f.live, len(want))
+	}
+	for _, mac := range []ether.MAC{0, 1<<48 - 1} { // what no station has is not what removed slots hold
+		if _, port := f.table.Load().find(mac); port >= 0 || f.table.Load().refresh(mac, 0) {
+			t.Errorf("%v is found at port %d", mac, port)
+		}
+	}
+}
+
+// TestAgeOfAddresses: an address has the age of its last frame, to the second.
+func TestAgeOfAddresses(t *testing.T) {
+	f := newFDB()
+	quiet, busy := address(0, 1), address(0, 2)
+	f.insert(quiet, 0, 5)
+	f.insert(busy, 0, 5)
+	for now := uint32(5); now < 9; now++ {
+		if !f.table.Load().refresh(busy, 0) {
+			t.Fatal("the address is gone")
+		}
+		f.step(now)
+	}
+	ages := func() map[ether.MAC]uint32 {
+		m := map[ether.MAC]uint32{}
+		f.each(9, func(_ int, mac ether.MAC, _ int, age uint32) bool { m[mac] = age; return true })
+		return m
+	}
+	if got := ages(); got[quiet] != 4 || got[busy] != 1 {
+		t.Errorf("ages %v, want 4 and 1", got)
+	}
+	f.table.Load().refresh(busy, 0)
+	if got := ages(); got[busy] != 0 {
+		t.Errorf("ages %v, want 0 for an address that was just a source", got)
+	}
+	f.table.Store(f.rebuild())
+	if got := ages(); got[quiet] != 4 || got[busy] != 0 {
+		t.Errorf("ages %v in a new table, want 4 and 0", got)
+	}
+}
+
+// TestRefreshAgainstChanges: workers that mark an address do not bring it back when it was removed, nor move it.
+func TestRefreshAgainstChanges(t *testing.T) {
+	f, mac := newFDB(), address(0, 1)
+	f.insert(mac, 7, 1)
+	stop := make(chan struct{})
+	var group sync.WaitGroup
+	for range 3 {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					f.table.Load().refresh(mac, 7)
+				}
+			}
+		}()
+	}
+	for i := range 20_000 {
+		f.step(uint32(i))
+		f.mu.Lock()
+		slot, port := f.table.Load().find(mac)
+		if port != 7 {
+			t.Errorf("round %d: port %d, want 7", i, port)
+		}
+		f.remove(slot)
+		if _, port := f.table.Load().find(mac); port >= 0 {
+			t.Errorf("round %d: removed, and found at port %d", i, port)
+		}
+		f.insert(mac, 7, uint32(i))
+		f.mu.Unlock()
+		if t.Failed() {
+			break
+		}
+	}
+	close(stop)
+	group.Wait()
+}
