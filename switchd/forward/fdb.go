@@ -9,14 +9,24 @@ import (
 	"vhostkit/switchd/ether"
 )
 
-// addressTable maps addresses to ports. Workers read it without a lock: an entry is one 64-bit word, the address in the upper 48 bits and
-// the port + 1 in the lower 15. Writers (learning, ageing, a port that leaves) hold fdb.mu; workers only set slotFresh.
+// addressTable maps addresses to ports. Workers read it without a lock: an entry is one 64-bit word, the address's key in the upper 48 bits
+// and the port + 1 in the lower 15. Writers (learning, ageing, a port that leaves) hold fdb.mu; workers only set slotFresh.
 type addressTable struct {
 	slots      []atomic.Uint64
 	seen       []uint32 // second of the switch's clock at which the address was last found fresh; fdb.mu
 	shift      uint
 	multiplier uint64 // random and odd, so that guests cannot choose addresses that collide
 }
+
+// key is an address as entries hold it: its six bytes as they lie in a frame, in the upper 48 bits, the lower 16 being 0. A frame's header as it
+// was loaded gives it with one shift.
+func key(mac ether.MAC) uint64 { return bits.ReverseBytes64(uint64(mac)) }
+
+// keyMask selects the key of an entry.
+const keyMask = ^uint64(0xffff)
+
+// addressOf gives the address of an entry.
+func addressOf(word uint64) ether.MAC { return ether.MAC(bits.ReverseBytes64(word & keyMask)) }
 
 const (
 	slotEmpty   = 0
@@ -38,43 +48,33 @@ func newAddressTable(addresses int) *addressTable {
 
 // find gives the slot and port of an address, or a negative port.
 func (t *addressTable) find(mac ether.MAC) (slot, port int) {
-	slot, word := t.home(mac)
-	if word>>16 != uint64(mac) {
-		slot, word = t.probe(mac, slot)
-	}
+	slot, word := t.probe(key(mac), t.home(key(mac)))
 	return slot, portOf(word)
 }
 
-// home gives the slot where an address belongs and what is there; most addresses are found there. It is small enough to be inlined, and
-// the slots are as many as there are results of the shift.
-func (t *addressTable) home(mac ether.MAC) (slot int, word uint64) {
-	slot = int(uint64(mac) * t.multiplier >> t.shift)
-	return slot, t.slots[slot].Load()
-}
+// home gives the slot where an address belongs; most are found there. The slots are as many as there are results of the shift.
+func (t *addressTable) home(key uint64) int { return int(key * t.multiplier >> (t.shift & 63)) }
 
 // probe looks for an address from a slot on, up to an empty one.
-func (t *addressTable) probe(mac ether.MAC, from int) (slot int, word uint64) {
+func (t *addressTable) probe(key uint64, from int) (slot int, word uint64) {
 	mask := len(t.slots) - 1
 	for slot = from; ; slot = (slot + 1) & mask {
 		word = t.slots[slot].Load()
-		if word>>16 == uint64(mac) || word == slotEmpty {
+		if word&keyMask == key || word == slotEmpty {
 			return slot, word
 		}
 	}
 }
 
-// freshEntry is the word of an address of a port that was a source since the clock's last step.
-func freshEntry(mac ether.MAC, port int) uint64 { return uint64(mac)<<16 | slotFresh | uint64(port+1) }
+// freshEntry is the word of an address of a port that was a source since the clock's last step, without the key.
+func freshEntry(port int) uint64 { return slotFresh | uint64(port+1) }
 
 // portOf gives the port of a slot's word, -1 if it is empty or its address was removed.
 func portOf(word uint64) int { return int(word&(slotFresh-1)) - 1 }
 
 // refresh notes that an address was just a source, and tells whether it is the port's. A change that comes at the same time goes first.
 func (t *addressTable) refresh(mac ether.MAC, port int) bool {
-	slot, word := t.home(mac)
-	if word>>16 != uint64(mac) {
-		slot, word = t.probe(mac, slot)
-	}
+	slot, word := t.probe(key(mac), t.home(key(mac)))
 	if portOf(word) != port {
 		return false
 	}
@@ -107,7 +107,7 @@ func (f *fdb) insert(mac ether.MAC, port int, now uint32) {
 	}
 	slot, _ := t.find(mac)
 	t.seen[slot] = now
-	t.slots[slot].Store(uint64(mac)<<16 | uint64(port+1))
+	t.slots[slot].Store(key(mac) | uint64(port+1))
 	f.live++
 	f.used++
 	f.perPort[port]++
@@ -121,7 +121,7 @@ func (f *fdb) remove(slot int) (mac ether.MAC, port int) {
 	port = portOf(word)
 	f.live--
 	f.perPort[port]--
-	return ether.MAC(word >> 16), port
+	return addressOf(word), port
 }
 
 // rebuild makes a new table without removed slots, and larger if need be. Readers go on with the old one until they look again.
@@ -131,7 +131,7 @@ func (f *fdb) rebuild() *addressTable {
 	f.used = f.live
 	for i := range old.slots {
 		if word := old.slots[i].Load(); word != slotEmpty && word != slotRemoved {
-			slot, _ := t.find(ether.MAC(word >> 16))
+			slot, _ := t.find(addressOf(word))
 			t.seen[slot] = old.seen[i]
 			t.slots[slot].Store(word)
 		}
@@ -166,7 +166,7 @@ func (f *fdb) each(now uint32, fn func(slot int, mac ether.MAC, port int, age ui
 		if word&slotFresh != 0 {
 			age = 0
 		}
-		if !fn(i, ether.MAC(word>>16), portOf(word), age) {
+		if !fn(i, addressOf(word), portOf(word), age) {
 			return
 		}
 	}
