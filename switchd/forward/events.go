@@ -67,9 +67,13 @@ func (s *Switch) filter(e *Event) {
 	switch e.Kind {
 	case EventRegistered:
 		err = s.config.Uplink.AddFilter(e.Port, ether.MAC(e.MAC), uint16(e.VLAN))
-		s.setHardware(ether.MAC(e.MAC), err == nil)
+		pool := e.Port
+		if err != nil {
+			pool = -1
+		}
+		s.setHardware(ether.MAC(e.MAC), pool)
 	case EventUnregistered:
-		s.setHardware(ether.MAC(e.MAC), false)
+		s.setHardware(ether.MAC(e.MAC), -1)
 		err = s.config.Uplink.RemoveFilter(e.Port, ether.MAC(e.MAC), uint16(e.VLAN))
 	}
 	if err != nil {

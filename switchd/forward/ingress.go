@@ -109,7 +109,7 @@ func (w *worker) inspect(r *transmitRing, c *virtio.Chain, f *frame) (Reason, bo
 	}
 	length := c.Len - uint64(r.header)
 	limit := uint64(w.sw.config.MaxFrame)
-	f.request = offload{}
+	f.request, f.loop = offload{}, 0
 	if r.offloads {
 		if f.request = readOffload(segments, r.header); f.request.segments() {
 			limit = maxGSOFrame
@@ -195,7 +195,10 @@ func (w *worker) route(r *transmitRing, f *frame) int {
 			r.c.drops[DropOwnAddress].Add(1)
 			return toNobody
 		}
-		if port >= 0 && (w.sw.config.VM2VM == VM2VMSoftware || w.sw.config.VM2VM == VM2VMHardware && !w.sw.loops(f.source(), to)) {
+		if port >= 0 && w.sw.config.VM2VM == VM2VMHardware {
+			f.loop = w.sw.loopVLAN(f.source(), r.port.id, to, port)
+		}
+		if port >= 0 && w.sw.config.VM2VM != VM2VMDisabled && f.loop == 0 {
 			return port
 		}
 	}

@@ -11,41 +11,36 @@ import (
 // delivered here, as with --vm2vm 1; and so is what is for everybody, because each guest has a VLAN of its own, and the NIC copies a
 // broadcast only within one.
 
-// hardwareAddresses are those that the NIC loops frames to: replaced as a whole, and only read by the workers.
-type hardwareAddresses map[ether.MAC]bool
+// hardwareAddresses are those that the NIC loops frames to, and the port whose pool each is in: replaced as a whole, and only read by the workers.
+type hardwareAddresses map[ether.MAC]int
 
-// setHardware notes whether the NIC knows an address. Called from the event goroutine only.
-func (s *Switch) setHardware(mac ether.MAC, known bool) {
-	old := s.hardware.Load()
-	if known == (*old)[mac] {
+// setHardware notes the port to which the NIC takes an address; a negative one if it does not know the address. Called from the event goroutine
+// only.
+func (s *Switch) setHardware(mac ether.MAC, port int) {
+	old := *s.hardware.Load()
+	if before, known := old[mac]; known && before == port || !known && port < 0 {
 		return
 	}
-	next := maps.Clone(*old)
-	if known {
-		next[mac] = true
+	next := maps.Clone(old)
+	if port >= 0 {
+		next[mac] = port
 	} else {
 		delete(next, mac)
 	}
 	s.hardware.Store(&next)
 }
 
-// loops tells whether the NIC takes a frame between these local addresses from one to the other.
-func (s *Switch) loops(from, to ether.MAC) bool {
+// loopVLAN is the tag with which the NIC takes a frame from one of a port's addresses to another port: the destination's. A tag of the guest's own
+// stays behind it. It is 0 if the NIC does not know both addresses to be where the switch has them, as shortly after one has moved.
+func (s *Switch) loopVLAN(from ether.MAC, sender int, to ether.MAC, port int) uint16 {
 	known := *s.hardware.Load()
-	return known[to] && known[from]
-}
-
-// loopVLAN is the tag with which the NIC takes the frame to a local port: the destination's. A tag of the guest's own stays behind it.
-func (w *worker) loopVLAN(f *frame) (uint16, bool) {
-	if w.sw.config.VM2VM != VM2VMHardware {
-		return 0, false
+	if p, ok := known[to]; !ok || p != port {
+		return 0
 	}
-	to := f.destination()
-	if to.IsMulticast() {
-		return 0, false
+	if p, ok := known[from]; !ok || p != sender {
+		return 0
 	}
-	_, port := w.addresses.find(to)
-	return uint16(w.sw.config.VLANBase + port), port >= 0
+	return uint16(s.config.VLANBase + port)
 }
 
 // ownLooped tells whether a frame for everybody that came in for a port is the port's own. A NIC that switches does not give it back to the

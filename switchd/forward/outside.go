@@ -84,8 +84,8 @@ func (w *worker) prepare(t *uplink.TxFrame, f *frame, vlan uint16) bool {
 	f.header(t.Header[:])
 	t.HeaderLen, t.Len = headerLen+ether.TagLen, f.length
 	offset, shift := f.offset, uint16(0)
-	if looped, ok := w.loopVLAN(f); ok {
-		ether.PutTag(t.Header[:], looped)
+	if f.loop != 0 {
+		ether.PutTag(t.Header[:], f.loop)
 		t.Len += ether.TagLen
 	} else if kind := f.etherType(); kind != ether.TypeVLAN && kind != ether.TypeQinQ {
 		ether.PutTag(t.Header[:], vlan)

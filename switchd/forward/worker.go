@@ -175,6 +175,7 @@ type frame struct {
 	offset    int // of the payload in segments
 	length    int // bytes, header included
 	request   offload
+	loop      uint16 // VLAN with which the NIC takes the frame to another port (--vm2vm 2); 0: it goes elsewhere
 }
 
 const headerLen = ether.HeaderLen
