@@ -49,11 +49,15 @@ func (r *bench) learn(b *testing.B, addresses int) {
 	r.w.addresses = r.w.sw.fdb.table.Load()
 }
 
-// fill puts frames into all buffers of a guest's transmit ring: from its addresses in turn, to all other ports' in turn.
-func (r *bench) fill(p, addresses, size int) {
+// fill puts frames into all buffers of a guest's transmit ring: from its addresses in turn, to all other ports' in turn, or in pairs of ports to
+// the other one's.
+func (r *bench) fill(p, addresses, size int, pairs bool) {
 	g := r.guests[p]
 	for i := range g.tx.size {
 		to := (p + 1 + i%(max(len(r.guests)-1, 1))) % len(r.guests)
+		if pairs {
+			to = p ^ 1
+		}
 		f := testFrame(0, 0, size, byte(i))
 		for k, m := range []ether.MAC{address(to, i*7%addresses), address(p, i*5%addresses)} {
 			for j := range 6 {
@@ -68,31 +72,28 @@ func (r *bench) fill(p, addresses, size int) {
 
 // BenchmarkForward moves bursts of 64 frames between guests: the whole per-frame path. Each iteration is a frame.
 func BenchmarkForward(b *testing.B) {
-	for _, c := range []struct{ ports, addresses, ring, size int }{
-		{2, 1, 256, 64}, {2, 1, 256, 256}, {2, 1, 256, 512}, {2, 1, 256, 1518}, {2, 1, 1024, 64}, {2, 64, 256, 64}, {16, 1, 256, 64},
-		{64, 1, 256, 64}, {64, 64, 256, 64},
+	for _, c := range []struct {
+		ports, addresses, ring, size int
+		pairs                        bool
+	}{
+		{2, 1, 256, 64, true}, {2, 1, 256, 256, true}, {2, 1, 256, 512, true}, {2, 1, 256, 1518, true}, {2, 1, 1024, 64, true},
+		{2, 64, 256, 64, true}, {2, 2048, 256, 64, true}, {64, 1, 256, 64, true}, {64, 64, 256, 64, true},
+		{16, 1, 256, 64, false}, {64, 1, 256, 64, false}, {64, 64, 256, 64, false},
 	} {
-		b.Run(fmt.Sprintf("ports=%d/addresses=%d/ring=%d/size=%d", c.ports, c.ports*c.addresses, c.ring, c.size), func(b *testing.B) {
+		b.Run(fmt.Sprintf("ports=%d/addresses=%d/ring=%d/size=%d/pairs=%v", c.ports, c.ports*c.addresses, c.ring, c.size, c.pairs), func(b *testing.B) {
 			r := newBench(b, c.ports, c.ring)
 			r.learn(b, c.addresses)
 			for p := range r.guests {
-				r.fill(p, c.addresses, c.size)
+				r.fill(p, c.addresses, c.size, c.pairs)
+			}
+			for p := range 4 * c.ring / virtio.BurstSize * c.ports { // all buffers have been used once
+				r.burst(b, p%c.ports, c.pairs)
 			}
 			b.SetBytes(int64(c.size))
 			b.ReportAllocs()
 			b.ResetTimer()
 			for n, p := 0, 0; n < b.N; n, p = n+virtio.BurstSize, (p+1)%c.ports {
-				from := r.guests[p]
-				from.tx.offer(virtio.BurstSize)
-				if r.w.ingress(r.w.tx[p]) != virtio.BurstSize {
-					b.Fatal("burst not taken")
-				}
-				r.w.notify()
-				for q, to := range r.guests {
-					if q != p {
-						to.rx.recycle()
-					}
-				}
+				r.burst(b, p, c.pairs)
 			}
 			b.StopTimer()
 			for p, v := range r.w.table.ports {
@@ -101,6 +102,24 @@ func BenchmarkForward(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// burst forwards one burst of a port, and its receivers offer their buffers again.
+func (r *bench) burst(b *testing.B, p int, pairs bool) {
+	r.guests[p].tx.offer(virtio.BurstSize)
+	if r.w.ingress(r.w.tx[p]) != virtio.BurstSize {
+		b.Fatal("burst not taken")
+	}
+	r.w.notify()
+	if pairs {
+		r.guests[p^1].rx.recycle()
+		return
+	}
+	for q, to := range r.guests {
+		if q != p {
+			to.rx.recycle()
+		}
 	}
 }
 
@@ -139,7 +158,7 @@ func BenchmarkJudge(b *testing.B) {
 		b.Run(fmt.Sprintf("ports=%d/addresses=%d", c.ports, c.ports*c.addresses), func(b *testing.B) {
 			r := newBench(b, c.ports, 256)
 			r.learn(b, c.addresses)
-			r.fill(0, c.addresses, 64)
+			r.fill(0, c.addresses, 64, false)
 			r.guests[0].tx.offer(virtio.BurstSize)
 			n, _ := r.w.tx[0].queue.FetchViews(&r.w.lane.views, virtio.BurstSize)
 			b.ReportAllocs()
