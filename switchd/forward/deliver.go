@@ -154,6 +154,9 @@ func (w *worker) own(rx *receiveRing) {
 	}
 }
 
+// tryOwn is own without waiting.
+func (w *worker) tryOwn(rx *receiveRing) bool { return w.alone || rx.owned.CompareAndSwap(0, 1) }
+
 // disown gives the ring back.
 func (w *worker) disown(rx *receiveRing) {
 	if !w.alone {

@@ -13,7 +13,7 @@ import (
 // Whatever is not that simple ends the lane; the frame and those behind it go the general way, so that a sender's frames keep their order.
 type express struct {
 	views   virtio.Views // what the sender offers
-	rxViews virtio.Views // what a receiver offers
+	rxViews virtio.Views // what the receivers offer, one after the other
 	passing [virtio.BurstSize]passing
 	moves   [virtio.BurstSize]guestmem.Move
 }
@@ -28,7 +28,7 @@ type passing struct {
 // express forwards what is simple of a burst and returns how many buffers it took. more tells that chains are left which are not simple.
 func (w *worker) express(r *transmitRing) (n int, more bool) {
 	x := &w.lane
-	n, more = r.queue.FetchViews(&x.views, virtio.BurstSize)
+	n, more = r.queue.FetchViews(x.views[:])
 	if n == 0 {
 		return 0, more
 	}
@@ -37,22 +37,19 @@ func (w *worker) express(r *transmitRing) (n int, more bool) {
 	if taken == 0 {
 		return 0, true
 	}
-	delivered, bytes := 0, uint64(0)
+	bytes := uint64(0)
 	for i := range x.passing[:taken] {
 		bytes += uint64(x.passing[i].length)
 	}
-	for i := range w.groups.n {
-		g := &w.groups.groups[i]
-		delivered += w.moveGroup(r, w.table.ports[g.to], g.frames[:g.n])
-	}
+	delivered := w.moveGroups(r)
 	w.groups.reset()
 	r.c.delivered.Add(uint64(delivered))
 	r.c.packets.Add(uint64(taken))
 	r.c.bytes.Add(bytes)
 	if r.loans.hold(taken) {
-		r.queue.HoldViews(&x.views, taken)
+		r.queue.HoldViews(x.views[:taken])
 	} else {
-		r.queue.CompleteViews(&x.views, taken)
+		r.queue.CompleteViews(x.views[:taken])
 	}
 	w.returned(r)
 	return taken, more || taken < n
@@ -155,24 +152,31 @@ func (w *worker) groupFor(r *transmitRing, port int) *group {
 	return w.groups.group(port)
 }
 
-// moveGroup moves frames into the next buffers of a receiver. Those that find no buffer that holds them go the general way, with its
-// retries and its counting.
-func (w *worker) moveGroup(r *transmitRing, v *view, list []uint8) int {
+// moveGroups moves the burst's frames into the next buffers of their receivers and returns how many arrived. Those that find no buffer that holds
+// them go the general way, with its retries and its counting.
+func (w *worker) moveGroups(r *transmitRing) (arrived int) {
 	w.source = r
-	if len(v.rx) == 0 || v.port.broken.Load() {
-		r.c.drops[DropNotReady].Add(uint64(len(list)))
-		return 0
+	groups := w.groups.groups[:w.groups.n]
+	arrived = w.moveTogether(r, groups)
+	for i := range groups {
+		g := &groups[i]
+		if g.busy {
+			arrived += w.moveTogether(r, groups[i:i+1])
+		}
+		if g.moved < g.n {
+			arrived += w.moveRest(r, g.to, g.frames[g.moved:g.n])
+		}
 	}
-	rx := v.ring(r.pair)
-	arrived := w.moveInto(rx, list)
-	if arrived == len(list) {
-		return arrived
-	}
-	for _, i := range list[arrived:] {
+	return arrived
+}
+
+// moveRest gives frames to a port in the general way.
+func (w *worker) moveRest(r *transmitRing, to int, list []uint8) int {
+	for _, i := range list {
 		w.generalize(r, int(i))
 	}
 	w.requests = false
-	return arrived + w.deliver(v, r.pair, list[arrived:], r.c)
+	return w.deliver(w.table.ports[to], r.pair, list, r.c)
 }
 
 // generalize describes a frame of the express lane as the general way has it.
@@ -182,33 +186,86 @@ func (w *worker) generalize(r *transmitRing, i int) {
 	w.frames[i] = frame{low: p.low, high: p.high, segments: w.fromOutside[i][:], offset: headerLen, length: int(p.length)}
 }
 
-// moveInto fills and publishes as many of the receiver's buffers as there are frames. It owns the ring meanwhile.
-func (w *worker) moveInto(rx *receiveRing, list []uint8) (arrived int) {
-	w.own(rx)
-	defer w.recoverDelivery(rx)
+// moveTogether fills and publishes as many of the receivers' buffers as there are frames, in stages over all groups: what the next stage needs
+// of one is on its way while another is worked on. It owns all their rings meanwhile; one that another worker has is left out and marked, as two
+// workers must not wait for each other, unless it is the only one. A fault ends it: what is not published then has not arrived.
+func (w *worker) moveTogether(r *transmitRing, groups []group) (arrived int) {
+	defer w.recoverTogether(r, groups)
+	x, n := &w.lane, 0
+	for i := range groups {
+		n += w.prepareMoves(r, &groups[i], n, len(groups) == 1)
+	}
+	if n == 0 {
+		return 0
+	}
+	guestmem.MoveAll(x.moves[:n])
+	for i := range groups {
+		g := &groups[i]
+		if g.rx == nil {
+			continue
+		}
+		if g.moved > 0 {
+			g.rx.queue.CompleteViews(x.rxViews[g.first : g.first+g.moved])
+			if g.rx.stalled.Load() {
+				g.rx.stalled.Store(false)
+			}
+			w.arrived(g.rx, g.moved, g.bytes)
+			arrived += g.moved
+		}
+		w.disown(g.rx)
+		g.rx = nil
+	}
+	return arrived
+}
+
+// prepareMoves finds buffers for a group's frames and describes the moves, from a place in the lane's list on. It returns how many there are. With
+// wait it waits for the ring.
+func (w *worker) prepareMoves(r *transmitRing, g *group, first int, wait bool) int {
+	g.first, g.busy = first, false
+	v := w.table.ports[g.to]
+	if len(v.rx) == 0 || v.port.broken.Load() {
+		return 0
+	}
+	rx := v.ring(r.pair)
+	if wait {
+		w.own(rx)
+	} else if !w.tryOwn(rx) {
+		g.busy = true
+		return 0
+	}
+	g.rx = rx
 	x := &w.lane
-	n, _ := rx.queue.FetchViews(&x.rxViews, len(list))
+	views, moves := x.rxViews[first:first+g.n], x.moves[first:first+g.n]
+	n, _ := rx.queue.FetchViews(views)
 	skip, bytes := uint32(rx.header), uint64(0)
-	done := 0
-	for done < n {
-		v, p := &x.rxViews[done&(virtio.BurstSize-1)], &x.passing[list[done]&(virtio.BurstSize-1)]
+	for i := range views[:n] {
+		v, p := &views[i], &x.passing[g.frames[i&(virtio.BurstSize-1)]&(virtio.BurstSize-1)]
 		if v.Len < skip+p.length {
+			n = i
 			break
 		}
 		v.Len = skip + p.length
-		m := &x.moves[done&(virtio.BurstSize-1)]
+		m := &moves[i]
 		m.Dst, m.Src, m.Low, m.High, m.Len, m.Skip = v.Addr, p.addr, p.low, p.high, p.length, skip
 		bytes += uint64(p.length)
-		done++
 	}
-	if done == 0 {
-		return 0
+	g.moved, g.bytes = n, bytes
+	return n
+}
+
+// recoverTogether contains a fault in moveTogether, and gives back what rings it still owns. Nothing was published of theirs.
+func (w *worker) recoverTogether(r *transmitRing, groups []group) {
+	fault := guestmem.Recovered(recover())
+	for i := range groups {
+		if g := &groups[i]; g.rx != nil {
+			w.disown(g.rx)
+			g.rx = nil
+			if fault != nil {
+				g.moved = 0
+			}
+		}
 	}
-	guestmem.MoveAll(x.moves[:done])
-	rx.queue.CompleteViews(&x.rxViews, done)
-	if rx.stalled.Load() {
-		rx.stalled.Store(false)
+	if fault != nil {
+		w.blame(fault, r.port)
 	}
-	w.arrived(rx, done, bytes)
-	return done
 }

@@ -13,6 +13,13 @@ type group struct {
 	to     int // port, or toUplink
 	n      int
 	frames [virtio.BurstSize]uint8
+
+	// What the express lane has done for it.
+	rx    *receiveRing // owned; nil if not, or not any more
+	first int          // its place in the lane's moves
+	moved int          // frames
+	bytes uint64
+	busy  bool // another worker had the ring
 }
 
 func (g *groups) init() { g.resize(0) }
@@ -46,7 +53,8 @@ func (g *groups) group(to int) *group {
 		g.n++
 		i = uint8(g.n)
 		g.index[to+1] = i
-		g.groups[i-1].to, g.groups[i-1].n = to, 0
+		gr := &g.groups[i-1]
+		gr.to, gr.n, gr.moved, gr.busy = to, 0, 0, false
 	}
 	return &g.groups[i-1]
 }

@@ -34,14 +34,14 @@ func fuzz(f *testing.F, features Features) {
 		}
 		b, v := &Burst{}, &Views{}
 		for range 4 {
-			simple, _ := q.FetchViews(v, BurstSize)
+			simple, _ := q.FetchViews(v[:])
 			for _, view := range v[:simple] {
 				if view.Addr < r.base || view.Addr+guestmem.Ptr(view.Len) > r.base+rigSize || view.Len == 0 {
 					t.Fatalf("view %#x+%d is outside the memory", view.Addr, view.Len)
 				}
 			}
 			if base&2 != 0 {
-				q.CompleteViews(v, simple/2)
+				q.CompleteViews(v[:simple/2])
 			}
 			b.Reset(q)
 			n, err := q.Fetch(b, BurstSize)

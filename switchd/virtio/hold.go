@@ -45,9 +45,9 @@ func (q *Queue) Hold(b *Burst, n int) {
 	}
 }
 
-// HoldViews consumes the first n views without returning them.
-func (q *Queue) HoldViews(v *Views, n int) {
-	for i := range v[:n] {
+// HoldViews consumes the views without returning them.
+func (q *Queue) HoldViews(v []View) {
+	for i := range v {
 		q.hold(v[i].ID, 1)
 	}
 }

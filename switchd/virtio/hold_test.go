@@ -43,7 +43,7 @@ func TestDriverOverrunsHeldBuffers(t *testing.T) {
 			(r.base + rigDriver + 2).StoreU16(craft16 + 1)
 		}
 		var v Views
-		if n, _ := q.FetchViews(&v, BurstSize); n != 0 {
+		if n, _ := q.FetchViews(v[:]); n != 0 {
 			t.Errorf("packed=%v: %d views of a ring that is held as a whole", packed, n)
 		}
 		b.Reset(q)

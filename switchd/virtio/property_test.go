@@ -260,7 +260,7 @@ func (c *trial) giveBack(t *testing.T, done int) {
 func (c *trial) views(t *testing.T) int {
 	t.Helper()
 	limit := 1 + c.rnd.IntN(BurstSize+5)
-	n, more := c.q.FetchViews(&c.v, limit)
+	n, more := c.q.FetchViews(c.v[:min(limit, BurstSize)])
 	waiting := c.pending[c.held:]
 	top := min(limit, BurstSize, len(waiting))
 	if n > top || n < top != more {
@@ -280,7 +280,7 @@ func (c *trial) views(t *testing.T) int {
 	}
 	done := c.rnd.IntN(n + 1)
 	if c.holds() {
-		c.q.HoldViews(&c.v, done)
+		c.q.HoldViews(c.v[:done])
 		c.giveBack(t, done)
 		return done
 	}
@@ -291,7 +291,7 @@ func (c *trial) views(t *testing.T) int {
 			c.v[i].Len = written[i]
 		}
 	}
-	c.q.CompleteViews(&c.v, done)
+	c.q.CompleteViews(c.v[:done])
 	c.returned(t, written)
 	return done
 }

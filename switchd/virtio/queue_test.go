@@ -340,7 +340,7 @@ func BenchmarkFetch(b *testing.B) {
 			b.ReportAllocs()
 			b.ResetTimer()
 			for i := 0; i < b.N; i += BurstSize {
-				if n, _ := q.FetchViews(v, BurstSize); n != BurstSize {
+				if n, _ := q.FetchViews(v[:]); n != BurstSize {
 					b.Fatal(n)
 				}
 			}
@@ -354,11 +354,11 @@ func BenchmarkComplete(b *testing.B) {
 			q, offer := benchmarkOffer(b, packed)
 			offer()
 			v := &Views{}
-			q.FetchViews(v, BurstSize)
+			q.FetchViews(v[:])
 			b.ReportAllocs()
 			b.ResetTimer()
 			for i := 0; i < b.N; i += BurstSize {
-				q.CompleteViews(v, BurstSize)
+				q.CompleteViews(v[:])
 			}
 		})
 	}

@@ -15,27 +15,26 @@ const ViewSize = 16
 // Views holds fetched views. It belongs to one thread and is reused.
 type Views [BurstSize]View
 
-// FetchViews describes the chains that the driver has made available, from the queue's position on, as long as they are simple: at most
-// limit (and BurstSize), and none past the first that is not simple, or that breaks the rules. more tells that the next one is such a
-// chain: Fetch deals with it. Nothing is consumed before CompleteViews.
-func (q *Queue) FetchViews(v *Views, limit int) (n int, more bool) {
-	limit = min(limit, BurstSize)
+// FetchViews describes the chains that the driver has made available, from the queue's position on, as long as they are simple: as many as v
+// has room for, and none past the first that is not simple, or that breaks the rules. more tells that the next one is such a chain: Fetch deals
+// with it. Nothing is consumed before CompleteViews.
+func (q *Queue) FetchViews(v []View) (n int, more bool) {
 	if q.packed {
-		return q.viewPacked(v, limit)
+		return q.viewPacked(v)
 	}
-	return q.viewSplit(v, limit)
+	return q.viewSplit(v)
 }
 
-func (q *Queue) viewSplit(v *Views, limit int) (int, bool) {
+func (q *Queue) viewSplit(v []View) (int, bool) {
 	waiting := uint32(q.availIndex() - q.avail)
 	if waiting > q.size-q.unreturned {
 		return 0, true
 	}
-	limit = min(int(waiting), limit)
+	v = v[:min(int(waiting), len(v))]
 	mask, ring, desc, size := q.size-1, q.driver+ringEntries, q.desc, q.size
 	pos, flags := uint32(q.avail), uint64(q.write)
 	w := q.window
-	for i := 0; i < limit; i++ {
+	for i := range v {
 		head := uint32((ring + guestmem.Ptr(pos&mask)*availEntrySize).LoadU16())
 		if head >= size {
 			return i, true
@@ -52,19 +51,19 @@ func (q *Queue) viewSplit(v *Views, limit int) (int, bool) {
 		if word>>32&0xffff != flags || length == 0 {
 			return i, true
 		}
-		v[i&(BurstSize-1)] = View{Addr: w.At(addr), Len: uint32(length), ID: uint16(head)}
+		v[i] = View{Addr: w.At(addr), Len: uint32(length), ID: uint16(head)}
 	}
-	return limit, false
+	return len(v), false
 }
 
-func (q *Queue) viewPacked(v *Views, limit int) (int, bool) {
+func (q *Queue) viewPacked(v []View) (int, bool) {
 	// With fewer slots than views two rounds could be seen at once; a driver that is honest never has more than the ring's.
-	limit = min(limit, int(q.size-q.unreturned))
+	v = v[:min(len(v), int(q.size-q.unreturned))]
 	const direct = descNext | descWrite | descIndirect
 	pos, wrap, size := uint32(q.avail), q.availWrap, q.size
 	expected := packedExpected(wrap)
 	w := q.window
-	for i := 0; i < limit; i++ {
+	for i := range v {
 		d := q.desc + guestmem.Ptr(pos)*descSize
 		word := (d + 8).LoadAcquireU64()
 		flags := uint16(word >> 48)
@@ -80,13 +79,13 @@ func (q *Queue) viewPacked(v *Views, limit int) (int, bool) {
 		if flags&direct != q.write || length == 0 || uint32(id) >= size {
 			return i, true
 		}
-		v[i&(BurstSize-1)] = View{Addr: w.At(addr), Len: uint32(length), ID: id}
+		v[i] = View{Addr: w.At(addr), Len: uint32(length), ID: id}
 		if pos++; pos == size {
 			pos, wrap = 0, !wrap
 			expected = packedExpected(wrap)
 		}
 	}
-	return limit, false
+	return len(v), false
 }
 
 // packedExpected is what the AVAIL and USED flags of a descriptor that belongs to the device are at a wrap counter.
@@ -105,14 +104,14 @@ func (q *Queue) moveWindow(addr uint64) guestmem.Window {
 	return q.window
 }
 
-// CompleteViews returns the first n views to the driver and makes that visible at once. A receive queue's views carry the bytes written
-// in Len; nothing is written into a transmit queue's.
-func (q *Queue) CompleteViews(v *Views, n int) {
-	if n <= 0 || n > BurstSize {
+// CompleteViews returns the views to the driver, the first ones that were fetched, and makes that visible at once. A receive queue's views carry
+// the bytes written in Len; nothing is written into a transmit queue's.
+func (q *Queue) CompleteViews(v []View) {
+	if len(v) == 0 {
 		return
 	}
 	if q.packed {
-		q.completeViewsPacked(v, n)
+		q.completeViewsPacked(v)
 		return
 	}
 	mask, ring, used := q.size-1, q.device+ringEntries, uint32(q.used)
@@ -120,22 +119,22 @@ func (q *Queue) CompleteViews(v *Views, n int) {
 	if q.write == 0 {
 		lengths = 0xffffffff // id alone
 	}
-	for i := 0; i < n; i++ {
-		e := &v[i&(BurstSize-1)]
+	for i := range v {
+		e := &v[i]
 		(ring + guestmem.Ptr(used&mask)*usedEntrySize).StoreU64((uint64(e.ID) | uint64(e.Len)<<32) & lengths)
 		used++
 	}
 	q.used = uint16(used)
-	q.avail += uint16(n)
-	q.returned += uint32(n)
+	q.avail += uint16(len(v))
+	q.returned += uint32(len(v))
 	q.publishUsedIndex()
 }
 
-func (q *Queue) completeViewsPacked(v *Views, n int) {
+func (q *Queue) completeViewsPacked(v []View) {
 	pos, wrap, size := uint32(q.used), q.usedWrap, q.size
 	head, headWrap := pos, wrap
-	for i := 0; i < n; i++ {
-		e := &v[i&(BurstSize-1)]
+	for i := range v {
+		e := &v[i]
 		word := uint64(e.ID) << 32
 		if q.write != 0 && e.Len != 0 {
 			word |= uint64(e.Len) | descWrite<<48
@@ -151,8 +150,8 @@ func (q *Queue) completeViewsPacked(v *Views, n int) {
 	}
 	q.used, q.usedWrap = uint16(pos), wrap
 	q.avail, q.availWrap = q.used, wrap
-	q.returned += uint32(n)
+	q.returned += uint32(len(v))
 	if q.journal != 0 {
-		q.writeJournal(uint16(head), headWrap, v[(n-1)&(BurstSize-1)].ID)
+		q.writeJournal(uint16(head), headWrap, v[len(v)-1].ID)
 	}
 }
