@@ -14,7 +14,7 @@ type bench struct {
 	guests []*guest
 }
 
-func newBench(b *testing.B, ports, size int) *bench {
+func newBench(b testing.TB, ports, size int) *bench {
 	b.Helper()
 	s := New(Config{VM2VM: VM2VMSoftware, MaxFrame: StandardFrame, MACLimit: 1 << 14, OnEvent: func(Event) {}})
 	r := &bench{}
@@ -37,7 +37,7 @@ func address(port, n int) ether.MAC {
 }
 
 // learn lets each port send from its addresses.
-func (r *bench) learn(b *testing.B, addresses int) {
+func (r *bench) learn(b testing.TB, addresses int) {
 	b.Helper()
 	for p := range r.guests {
 		for n := range addresses {
@@ -106,7 +106,7 @@ func BenchmarkForward(b *testing.B) {
 }
 
 // burst forwards one burst of a port, and its receivers offer their buffers again.
-func (r *bench) burst(b *testing.B, p int, pairs bool) {
+func (r *bench) burst(b testing.TB, p int, pairs bool) {
 	r.guests[p].tx.offer(virtio.BurstSize)
 	if r.w.ingress(r.w.tx[p]) != virtio.BurstSize {
 		b.Fatal("burst not taken")

@@ -135,3 +135,37 @@ func TestBurstToFullRing(t *testing.T) {
 		t.Errorf("%+v, and %+v", c, v.rx[0].c.snapshot())
 	}
 }
+
+// Nothing is allocated for frames on their way, to one receiver or to many, simple or not.
+func TestForwardingAllocatesNothing(t *testing.T) {
+	for _, c := range []struct {
+		name             string
+		ports, addresses int
+		pairs, general   bool
+	}{{"pair", 2, 1, true, false}, {"addresses", 2, 64, true, false}, {"many receivers", 16, 4, false, false}, {"general way", 4, 2, false, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newBench(t, c.ports, 256)
+			r.learn(t, c.addresses)
+			for p := range r.guests {
+				r.fill(p, c.addresses, 300, c.pairs)
+			}
+			if c.general {
+				r.w.sw.config.VM2VM = VM2VMHardware // whose frames between ports that no NIC knows go the general way
+			}
+			p := 0
+			turn := func() {
+				r.burst(t, p%c.ports, c.pairs)
+				p++
+			}
+			for range 8 * c.ports {
+				turn()
+			}
+			if n := testing.AllocsPerRun(200, turn); n != 0 {
+				t.Errorf("%v allocations a burst", n)
+			}
+			if c := r.w.tx[0].c.snapshot(); c.Dropped() != 0 || c.Delivered != c.Packets || c.Packets == 0 {
+				t.Errorf("%+v", c)
+			}
+		})
+	}
+}
