@@ -48,7 +48,6 @@ func (s *Switch) serveEvents(ctx context.Context) {
 			s.reportFailures()
 		case <-ticker.C:
 			s.refill()
-			s.freeWorkers()
 			s.reportFailures()
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vhostkit/switchd/virtio"
 )
 
 func TestUnicastAfterLearning(t *testing.T) {
@@ -172,4 +174,50 @@ func waitFor(t *testing.T, cond func() bool) {
 		}
 		time.Sleep(200 * time.Microsecond)
 	}
+}
+
+// While the control side waits for the workers it holds mu. Whoever holds what workers wait for must not wait for mu then.
+func TestAgeingDoesNotHoldUpWorkers(t *testing.T) {
+	s := New(Config{VM2VM: VM2VMSoftware, MACLimit: 8, AddressAge: time.Second, OnEvent: func(Event) {}})
+	s.mu.Lock() // as Update does
+	aged := make(chan struct{})
+	go func() { s.age(100); close(aged) }()
+	for range 100 {
+		if !s.fdb.mu.TryLock() {
+			t.Fatal("the address table is locked by somebody who waits for the control side, which waits for a worker that learns an address")
+		}
+		s.fdb.mu.Unlock()
+		time.Sleep(time.Millisecond)
+	}
+	s.mu.Unlock()
+	<-aged
+}
+
+// A front-end that makes the eventfd block with which its driver is woken holds up neither a worker nor whoever waits for that worker.
+func TestBlockedWorkerIsFreedDuringUpdate(t *testing.T) {
+	s := startSwitch(t, Config{VM2VM: VM2VMSoftware})
+	g := newGuest(t, s, 64)
+	call, err := unix.Eventfd(0, 0) // blocks
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(call)
+	if _, err := unix.Write(call, []byte{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}); err != nil { // when it is full
+		t.Fatal(err)
+	}
+	rx, err := virtio.NewQueue(virtio.Config{
+		Size: uint32(g.rx.size), Features: rigFeatures, Receive: true, Desc: g.rx.desc, Driver: g.rx.avail, Device: g.rx.used, Memory: g.memory,
+		Kick: -1, Call: call,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { g.port.Update([]*virtio.Queue{rx, g.tx.queue}, rigFeatures, g.memory); close(done) }()
+	select {
+	case <-done: // the driver of a new ring is woken once
+	case <-time.After(5 * time.Second):
+		t.Fatal("the control side waits for a worker that waits for the front-end")
+	}
+	waitFor(t, func() bool { return g.port.broken.Load() })
 }

@@ -3,6 +3,7 @@ package forward
 import (
 	"errors"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,7 +21,7 @@ type guard struct {
 	fd    atomic.Int32
 	write atomic.Bool
 	port  atomic.Pointer[Port]
-	seen  uint64 // calls at the last look; the event goroutine's
+	seen  uint64 // calls at the last look; guardWorkers'
 }
 
 func (g *guard) enter(fd int, write bool, p *Port) {
@@ -40,6 +41,21 @@ func (w *worker) call(q *virtio.Queue, p *Port, c *counters) {
 	c.calls.Add(1)
 }
 
+// guardWorkers looks after the workers until it is stopped, which must not be before they have ended. It waits for nobody: while a worker hangs,
+// everybody else may be waiting for that worker.
+func (s *Switch) guardWorkers(stop <-chan struct{}) {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-ticker.C:
+			s.freeWorkers()
+		}
+	}
+}
+
 // freeWorkers frees workers that have been in one and the same call since the last tick, and stops the device that held them.
 func (s *Switch) freeWorkers() {
 	for _, w := range s.workers {
@@ -52,7 +68,7 @@ func (s *Switch) freeWorkers() {
 		}
 		g.port.Load().breakDown(ErrBlocked)
 		// The counter is full, so reading empties it at once, or empty, so writing fills it; but the front-end may be quicker and make
-		// this block in turn, so the event goroutine does not wait for it.
+		// this block in turn, so nobody waits for it.
 		go free(int(g.fd.Load()), g.write.Load())
 	}
 }

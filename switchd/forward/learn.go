@@ -1,6 +1,10 @@
 package forward
 
-import "vhostkit/switchd/ether"
+import (
+	"slices"
+
+	"vhostkit/switchd/ether"
+)
 
 const (
 	// learnBudget is how many addresses a port may register per tick (100 ms). A guest that invents addresses pays with its own frames,
@@ -94,16 +98,17 @@ func (s *Switch) age(now uint32) {
 	if limit == 0 {
 		return
 	}
+	s.mu.Lock() // before fdb.mu, see Switch
+	ports := slices.Clone(s.ports)
+	s.mu.Unlock()
 	s.fdb.mu.Lock()
 	defer s.fdb.mu.Unlock()
 	newest := map[int]ether.MAC{}
-	s.mu.Lock()
-	for _, p := range s.ports {
+	for _, p := range ports {
 		if p != nil {
 			newest[p.id] = p.newest
 		}
 	}
-	s.mu.Unlock()
 	s.fdb.each(now, func(slot int, mac ether.MAC, port int, age uint32) bool {
 		if age > limit && newest[port] != mac {
 			s.forget(slot)

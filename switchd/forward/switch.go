@@ -25,6 +25,8 @@ type Switch struct {
 	workers []*worker
 	running atomic.Bool
 
+	// mu is held while the control side waits for the workers. What workers wait for must therefore never be held by somebody who waits for mu:
+	// fdb.mu comes after it, and the guard's goroutine, which frees workers, does without.
 	mu    sync.Mutex // what follows, and changes of table
 	ports []*Port    // by identifier
 
@@ -85,6 +87,11 @@ func (s *Switch) Run(ctx context.Context) error {
 			w.run()
 		}()
 	}
+	guarding, unguarded := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(unguarded)
+		s.guardWorkers(guarding)
+	}()
 	s.running.Store(true)
 	s.mu.Lock()
 	s.commit() // ports that came before Run
@@ -98,6 +105,8 @@ func (s *Switch) Run(ctx context.Context) error {
 	s.running.Store(false)
 	s.mu.Unlock()
 	group.Wait()
+	close(guarding)
+	<-unguarded
 	for _, w := range s.workers {
 		w.close()
 	}
