@@ -46,7 +46,9 @@ func machine(t *testing.T, devices map[string]string) pci.Host {
 
 // TestChooseNIC: -p counts the 82599s that are bound to a driver for user space, in the order of their addresses, and nothing else.
 func TestChooseNIC(t *testing.T) {
-	none := map[string]string{"0000:01:00.0": "8086:10fb ixgbe", "0000:02:00.0": "1af4:1000 vfio-pci", "0000:02:00.1": "8086:10fb", "0000:02:00.2": "8086:1521 uio_pci_generic"}
+	none := map[string]string{
+		"0000:01:00.0": "8086:10fb ixgbe", "0000:02:00.0": "1af4:1000 vfio-pci", "0000:02:00.1": "8086:10fb", "0000:02:00.2": "8086:1521 uio_pci_generic",
+	}
 	one := map[string]string{"0000:01:00.0": "8086:10fb ixgbe", "0000:02:00.0": "1af4:1000 vfio-pci", "0000:05:00.0": "8086:1557 vfio-pci"}
 	two := map[string]string{"0000:81:00.0": "8086:154d vfio-pci", "0000:02:00.0": "1af4:1000 vfio-pci", "0000:05:00.1": "8086:10fb uio_pci_generic"}
 	for _, c := range []struct {

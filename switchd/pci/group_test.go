@@ -11,7 +11,10 @@ import (
 // TestNotViable: what the kernel says no to without a word is told with the names of those who are in the way.
 func TestNotViable(t *testing.T) {
 	h := Host{Sys: t.TempDir()}
-	for address, driver := range map[string]string{"0000:03:00.0": "vfio-pci", "0000:03:00.1": "ixgbe", "0000:03:00.2": "", "0000:00:01.0": "pcieport", "0000:03:00.3": "ahci"} {
+	devices := map[string]string{
+		"0000:03:00.0": "vfio-pci", "0000:03:00.1": "ixgbe", "0000:03:00.2": "", "0000:00:01.0": "pcieport", "0000:03:00.3": "ahci",
+	}
+	for address, driver := range devices {
 		dir := h.device(address)
 		err := errors.Join(os.MkdirAll(dir, 0o755), os.MkdirAll(filepath.Join(h.Sys, "kernel/iommu_groups/9/devices", address), 0o755))
 		if driver != "" {

@@ -46,6 +46,20 @@ func TestNICs(t *testing.T) {
 	}
 }
 
+// TestUsableWithoutIOMMU: only a card that the kernel takes off the bus when the switch ends.
+func TestUsableWithoutIOMMU(t *testing.T) {
+	for driver, want := range map[string]bool{"": false, "ixgbe": false, "vfio-pci": false, "igb_uio": false, "uio_pci_generic": true} {
+		links := map[string]string{}
+		if driver != "" {
+			links[at+"driver"] = "../../drivers/" + driver
+		}
+		n := host(t, map[string]string{at + "class": "0x020000", at + "vendor": "0x8086", at + "device": "0x10fb"}, links).NIC("0000:03:00.0")
+		if n.Usable != want || want && !strings.Contains(n.Why, "--unprotected-dma 1") || !want && !strings.Contains(n.Why, "no IOMMU") {
+			t.Errorf("%q: %+v", driver, n)
+		}
+	}
+}
+
 func TestFind(t *testing.T) {
 	h := machine(t)
 	for which, want := range map[string]string{"eth7": "0000:03:00.0", "03:00.1": "0000:03:00.1", "0000:01:00.0": "0000:01:00.0", "eth8": "", "09:00.0": "", "../x": ""} {
