@@ -86,7 +86,7 @@ func openNIC(c Config, address string, log *slog.Logger) (uplink.Uplink, error) 
 	if err != nil {
 		return nil, fmt.Errorf("uplink ixgbe:%s: %w", address, err)
 	}
-	if access := device.Access(); c.ZeroCopy && (access == "sysfs" || access == "vfio-user") {
+	if access := device.Access(); c.ZeroCopy && !protected(access) {
 		_ = device.Close()
 		return nil, fmt.Errorf("uplink ixgbe:%s: --zero-copy 1 wants the card behind an IOMMU (vhostctl nic list; bound to vfio-pci), which keeps "+
 			"it to the memory that guests lend; it is accessed by %s", address, access)
@@ -101,6 +101,9 @@ func openNIC(c Config, address string, log *slog.Logger) (uplink.Uplink, error) 
 	log.Info(fmt.Sprintf("pf queue num: 0, configured vmdq pool num: %d, each vmdq pool has %d queues", l.Pools, l.Stride))
 	return n, nil
 }
+
+// protected tells whether something keeps a card that is accessed in this way to the memory that it was given.
+func protected(access string) bool { return access == "vfio" || access == "vfio by iommufd" }
 
 // checkNIC checks the options of the driver.
 func (c *Config) checkNIC() error {

@@ -10,8 +10,9 @@ import (
 	"vhostkit/switchd/pci"
 )
 
-const nicDescription = `An 82599 works for the switch when it is bound to vfio-pci: switchd --uplink ixgbe:ADDRESS. A card that is in use (with an address, the default
-   route, as a port of a bridge or bond) is not taken away without --force. unbind gives it back to the driver that had it.
+const nicDescription = `An 82599 works for the switch when it is bound to vfio-pci: switchd --uplink ixgbe:ADDRESS. A card that is in use (with an address or the default
+   route, as a port of a bridge or bond, under a VLAN or macvlan) is not taken away without --force, nor one that the switch cannot drive or whose
+   IOMMU group the kernel uses. unbind gives it back to the driver that had it.
 
 EXAMPLES
    Which cards are there:              vhostctl nic list
@@ -28,7 +29,7 @@ func NICCommand() *cli.Command {
 			{Name: "list", Usage: "the cards, and what keeps the switch from using them", Action: listNICs, Flags: outputFlags()},
 			{Name: "bind", Usage: "give a card to the switch", ArgsUsage: "ADDRESS|INTERFACE", Action: bindNIC, Flags: append(outputFlags(), dryRun,
 				&cli.StringFlag{Name: "driver", Usage: "`NAME`, vfio-pci or, without an IOMMU, uio_pci_generic", Value: "vfio-pci"},
-				&cli.BoolFlag{Name: "force", Usage: "also a card that is in use, or in no IOMMU group"})},
+				&cli.BoolFlag{Name: "force", Usage: "also a card that is in use, in no IOMMU group or in one that the kernel uses, or that the switch cannot drive"})},
 			{Name: "unbind", Usage: "give a card back to the kernel", ArgsUsage: "ADDRESS", Action: unbindNIC, Flags: append(outputFlags(), dryRun)},
 		},
 	}

@@ -35,12 +35,16 @@ func (s Step) String() string { return fmt.Sprintf("echo %q > %s", s.Text, s.Fil
 // ErrInUse says that taking a card away would cut somebody off.
 var ErrInUse = errors.New("the card is in use")
 
-// PlanBind gives the steps that give a card to a driver; none if it has it already. Without force a card that is in use is refused.
+// PlanBind gives the steps that give a card to a driver; none if it has it already. Without force a card that is in use is refused, one that
+// would be of no use, and what is no card.
 func (b Binder) PlanBind(address, driver string, force bool) ([]Step, error) {
 	h := b.Host
 	n := h.NIC(address)
 	if n.Driver == driver {
 		return nil, nil
+	}
+	if err := h.drivable(n); err != nil && !force {
+		return nil, fmt.Errorf("bind %s to %s: %w", address, driver, err)
 	}
 	for _, i := range n.Interfaces {
 		if use := h.InUse(i); use != "" && !force {
@@ -50,9 +54,13 @@ func (b Binder) PlanBind(address, driver string, force bool) ([]Step, error) {
 	if err := h.free(address); err != nil {
 		return nil, fmt.Errorf("bind %s to %s: %w", address, driver, err)
 	}
-	if driver == "vfio-pci" {
-		if _, err := h.group(address); err != nil && !force {
+	if driver == "vfio-pci" && !force {
+		group, err := h.group(address)
+		if err != nil {
 			return nil, fmt.Errorf("bind %s to vfio-pci: %w", address, err)
+		}
+		if why := h.sharing(address, group); why != "" {
+			return nil, fmt.Errorf("bind %s to vfio-pci: the switch could not open it: %s; --force begins with this one all the same", address, why)
 		}
 	}
 	return b.steps(address, n.Driver, driver), nil
@@ -98,7 +106,7 @@ func (b Binder) Unbind(address string, dryRun bool) (done []Step, err error) {
 	}
 	before, known := record[address]
 	now := b.Host.driver(address)
-	if !known && now != "vfio-pci" && now != "uio_pci_generic" {
+	if !known && now != "vfio-pci" && now != userIO {
 		return nil, nil
 	}
 	if known && before == now && now != "" {

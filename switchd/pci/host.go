@@ -13,12 +13,13 @@ import (
 // Host is where the facts about the machine's devices are read. The zero value is not of use; see ThisHost.
 type Host struct {
 	Sys, Proc string // "/sys", "/proc"
+	Dev       string // "/dev", also if empty
 	// Addresses gives the addresses of a network interface.
 	Addresses func(name string) []string
 }
 
 // ThisHost is the machine that this program runs on.
-func ThisHost() Host { return Host{Sys: "/sys", Proc: "/proc", Addresses: addresses} }
+func ThisHost() Host { return Host{Sys: "/sys", Proc: "/proc", Dev: "/dev", Addresses: addresses} }
 
 func addresses(name string) (list []string) {
 	i, err := net.InterfaceByName(name)
@@ -84,26 +85,4 @@ func (h Host) text(path ...string) string {
 func (h Host) hex(address, file string) uint64 {
 	n, _ := strconv.ParseUint(strings.TrimPrefix(h.text(h.device(address), file), "0x"), 16, 64)
 	return n
-}
-
-// InUse tells what a network interface is used for; "" for nothing that taking it away would end.
-func (h Host) InUse(name string) string {
-	if master, err := os.Readlink(filepath.Join(h.Sys, "class/net", name, "master")); err == nil {
-		return fmt.Sprintf("%s is a port of %s", name, filepath.Base(master))
-	}
-	for _, route := range strings.Split(h.text(h.Proc, "net/route"), "\n") {
-		if f := strings.Fields(route); len(f) > 7 && f[0] == name && f[1] == "00000000" && f[7] == "00000000" {
-			return fmt.Sprintf("the default route goes over %s", name)
-		}
-	}
-	const zero = "00000000000000000000000000000000"
-	for _, route := range strings.Split(h.text(h.Proc, "net/ipv6_route"), "\n") {
-		if f := strings.Fields(route); len(f) > 9 && f[9] == name && f[0] == zero && f[1] == "00" {
-			return fmt.Sprintf("the default route goes over %s", name)
-		}
-	}
-	if list := h.Addresses(name); len(list) > 0 {
-		return fmt.Sprintf("%s has the address %s", name, list[0])
-	}
-	return ""
 }

@@ -3,6 +3,7 @@ package pci
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,6 +40,29 @@ const (
 
 // Supported tells whether the switch has a driver for a device.
 func Supported(vendor, device uint16) bool { return vendor == vendorIntel && supported[device] != "" }
+
+// supportedList names the devices that the switch can drive, for people.
+func supportedList() string {
+	var list []string
+	for _, id := range slices.Sorted(maps.Keys(supported)) {
+		list = append(list, fmt.Sprintf("%04x:%04x (%s)", vendorIntel, id, supported[id]))
+	}
+	return strings.Join(list, ", ")
+}
+
+// drivable refuses what is no network card, or none that the switch can drive.
+func (h Host) drivable(n NIC) error {
+	class := h.hex(n.Address, "class") >> 8
+	if class == classEthernet && n.Name != "" {
+		return nil
+	}
+	what := "is no network card"
+	if class == classEthernet {
+		what = "is a network card that the switch has no driver for"
+	}
+	return fmt.Errorf("%s (%04x:%04x, class %04x) %s: those that it can drive are %s (--force does it all the same)", n.Address, n.Vendor, n.Device, class, what,
+		supportedList())
+}
 
 // NICs lists the Ethernet cards, those that the switch can drive first.
 func (h Host) NICs() (list []NIC, err error) {
@@ -86,17 +110,23 @@ func (h Host) usable(n NIC) (bool, string) {
 	switch {
 	case n.Name == "":
 		return false, "the switch has no driver for it; use it through a tap on a bridge"
-	case n.IOMMUGroup < 0 && n.Driver != "" && n.Driver != "uio_pci_generic" && n.Driver != "igb_uio":
-		return false, "no IOMMU: intel_iommu=on or amd_iommu=on on the kernel's command line"
-	case n.Driver == "vfio-pci":
-		return true, ""
+	case n.IOMMUGroup < 0 && n.Driver == userIO:
+		return true, "without an IOMMU the card can reach all memory: switchd --unprotected-dma 1"
 	case n.IOMMUGroup < 0:
-		return true, "without an IOMMU the card could reach all memory"
+		return false, "no IOMMU: intel_iommu=on or amd_iommu=on on the kernel's command line"
 	}
-	for _, i := range n.Interfaces {
-		if use := h.InUse(i); use != "" {
-			return false, use
+	if n.Driver != "vfio-pci" {
+		for _, i := range n.Interfaces {
+			if use := h.InUse(i); use != "" {
+				return false, use
+			}
 		}
+	}
+	if why := h.sharing(n.Address, n.IOMMUGroup); why != "" {
+		return false, why
+	}
+	if n.Driver == "vfio-pci" {
+		return true, ""
 	}
 	return false, "vhostctl nic bind " + n.Address
 }

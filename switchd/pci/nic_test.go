@@ -46,6 +46,20 @@ func TestNICs(t *testing.T) {
 	}
 }
 
+// TestUsableWithoutIOMMU: only a card that the kernel takes off the bus when the switch ends.
+func TestUsableWithoutIOMMU(t *testing.T) {
+	for driver, want := range map[string]bool{"": false, "ixgbe": false, "vfio-pci": false, "igb_uio": false, "uio_pci_generic": true} {
+		links := map[string]string{}
+		if driver != "" {
+			links[at+"driver"] = "../../drivers/" + driver
+		}
+		n := host(t, map[string]string{at + "class": "0x020000", at + "vendor": "0x8086", at + "device": "0x10fb"}, links).NIC("0000:03:00.0")
+		if n.Usable != want || want && !strings.Contains(n.Why, "--unprotected-dma 1") || !want && !strings.Contains(n.Why, "no IOMMU") {
+			t.Errorf("%q: %+v", driver, n)
+		}
+	}
+}
+
 func TestFind(t *testing.T) {
 	h := machine(t)
 	for which, want := range map[string]string{"eth7": "0000:03:00.0", "03:00.1": "0000:03:00.1", "0000:01:00.0": "0000:01:00.0", "eth8": "", "09:00.0": "", "../x": ""} {
@@ -73,8 +87,102 @@ func TestPlanBind(t *testing.T) {
 	if _, err := b.PlanBind("0000:03:00.0", "vfio-pci", true); err != nil {
 		t.Errorf("with force: %v", err)
 	}
-	if _, err := b.PlanBind("0000:01:00.0", "vfio-pci", false); err == nil || !strings.Contains(err.Error(), "IOMMU") {
+	if err := os.Remove(filepath.Join(h.Sys, "bus/pci/devices/0000:03:00.0/iommu_group")); err != nil {
+		t.Fatal(err)
+	}
+	h.Addresses = func(string) []string { return nil }
+	b.Host = h
+	if _, err := b.PlanBind("0000:03:00.0", "vfio-pci", false); err == nil || !strings.Contains(err.Error(), "IOMMU") {
 		t.Errorf("a card without an IOMMU: %v", err)
+	}
+}
+
+// TestPlanBindOthers: a typo in an address must not take a disk controller away, and another make of card would be of no use.
+func TestPlanBindOthers(t *testing.T) {
+	b := pci.Binder{Host: machine(t), Record: filepath.Join(t.TempDir(), "nics.json")}
+	for address, want := range map[string]string{"0000:00:1f.0": "class 0601", "0000:01:00.0": "1af4:1000"} {
+		for _, driver := range []string{"vfio-pci", "uio_pci_generic"} {
+			steps, err := b.PlanBind(address, driver, false)
+			if err == nil {
+				t.Fatalf("%s: %v", address, steps)
+			}
+			for _, w := range []string{want, "8086:10fb", "82599 SFI/SFP+", "8086:1558", "--force"} {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("%s: %q says nothing of %q", address, err, w)
+				}
+			}
+			if steps, err := b.PlanBind(address, driver, true); err != nil || len(steps) == 0 {
+				t.Errorf("%s with force: %v, %v", address, steps, err)
+			}
+		}
+	}
+}
+
+// share puts devices beside others into an IOMMU group, each with its driver or none.
+func share(t *testing.T, h pci.Host, group string, drivers map[string]string) {
+	t.Helper()
+	for address, driver := range drivers {
+		dir := filepath.Join(h.Sys, "bus/pci/devices", address)
+		err := errors.Join(os.MkdirAll(dir, 0o755), os.MkdirAll(filepath.Join(h.Sys, "kernel/iommu_groups", group, "devices", address), 0o755))
+		if _, known := os.Readlink(filepath.Join(dir, "driver")); known != nil && driver != "" {
+			err = errors.Join(err, os.Symlink("../../drivers/"+driver, filepath.Join(dir, "driver")))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestSharedGroup: the kernel gives a group as a whole. nic list says what else it uses there, and bind does not pretend that it would help.
+func TestSharedGroup(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		drivers map[string]string
+		want    []string // nil: the kernel does not mind
+	}{
+		{"alone", map[string]string{}, nil},
+		{"others without a driver, for user space, bridges", map[string]string{"0000:03:00.2": "", "0000:03:00.3": "vfio-pci", "0000:03:00.4": "pci-stub", "0000:00:01.0": "pcieport"}, nil},
+		{"the kernel's", map[string]string{"0000:03:00.2": "ahci", "0000:03:00.3": "vfio-pci", "0000:03:00.5": "ixgbe"}, []string{"0000:03:00.2 (ahci)", "0000:03:00.5 (ixgbe)"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := machine(t)
+			share(t, h, "12", map[string]string{"0000:03:00.0": "ixgbe"})
+			share(t, h, "13", map[string]string{"0000:03:00.1": "vfio-pci"})
+			share(t, h, "12", c.drivers)
+			share(t, h, "13", c.drivers)
+			said := func(what, text string, group string) {
+				t.Helper()
+				if (text != "") != (c.want != nil) {
+					t.Errorf("%s: %q", what, text)
+				}
+				for _, w := range append([]string{group}, c.want...) {
+					if c.want != nil && !strings.Contains(text, w) {
+						t.Errorf("%s: %q says nothing of %q", what, text, w)
+					}
+				}
+				if strings.Contains(text, "pcieport") || strings.Contains(text, "0000:03:00.3") {
+					t.Errorf("%s: %q blames the wrong ones", what, text)
+				}
+			}
+			bound := h.NIC("0000:03:00.1")
+			if said("list, bound", bound.Why, "group 13"); bound.Usable != (c.want == nil) {
+				t.Errorf("%+v", bound)
+			}
+			if n := h.NIC("0000:03:00.0"); c.want != nil {
+				said("list", n.Why, "group 12")
+			} else if !strings.Contains(n.Why, "nic bind") {
+				t.Errorf("%+v", n)
+			}
+			b := pci.Binder{Host: h, Record: filepath.Join(t.TempDir(), "nics.json")}
+			text := ""
+			if _, err := b.PlanBind("0000:03:00.0", "vfio-pci", false); err != nil {
+				text = err.Error()
+			}
+			said("bind", text, "group 12")
+			if steps, err := b.PlanBind("0000:03:00.0", "vfio-pci", true); err != nil || len(steps) != 3 {
+				t.Errorf("with force: %v, %v", steps, err)
+			}
+		})
 	}
 }
 

@@ -2,8 +2,6 @@ package pci
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -15,6 +13,9 @@ type Options struct {
 }
 
 const vfioUserPrefix = "vfio-user:"
+
+// userIO is the kernel's driver for access without an IOMMU.
+const userIO = "uio_pci_generic"
 
 // Open gives this process a device: "0000:03:00.0", or "vfio-user:/path/of/a/socket" for one that another process serves. The way there is chosen
 // by what the device is bound to. Errors say what is missing and what to do.
@@ -35,8 +36,8 @@ func Open(address string, o Options) (Device, error) {
 	switch driver := o.Host.driver(address); driver {
 	case "vfio-pci":
 		return o.Host.openVFIO(address)
-	case "", "uio_pci_generic", "igb_uio":
-		return o.Host.openUnbound(address, o.Unprotected)
+	case "", userIO, "igb_uio":
+		return o.Host.openUnbound(address, driver, o.Unprotected)
 	default:
 		text := ""
 		for _, name := range o.Host.Interfaces(address) {
@@ -49,14 +50,20 @@ func Open(address string, o Options) (Device, error) {
 	}
 }
 
-func (h Host) openUnbound(address string, unprotected bool) (Device, error) {
-	_, err := os.Readlink(filepath.Join(h.device(address), "iommu_group"))
+func (h Host) openUnbound(address, driver string, unprotected bool) (Device, error) {
+	_, err := h.group(address)
 	switch {
 	case err == nil:
 		return nil, fmt.Errorf("open %s: it is not bound to vfio-pci: vhostctl nic bind %s", address, address)
 	case !unprotected:
-		_, err := h.group(address)
-		return nil, fmt.Errorf("open %s: %w; without an IOMMU the card could reach all memory of this machine: the option unprotected allows that", address, err)
+		return nil, fmt.Errorf("open %s: %w; without an IOMMU the card could reach all memory of this machine: the option --unprotected-dma 1 allows that",
+			address, err)
+	case driver != userIO:
+		if driver == "" {
+			driver = "no driver"
+		}
+		return nil, fmt.Errorf("open %s: it is bound to %s, and without an IOMMU only %s takes the card off the bus when the switch is killed: "+
+			"vhostctl nic bind %s --driver %s", address, driver, userIO, address, userIO)
 	}
 	return h.openPhysical(address)
 }

@@ -55,7 +55,7 @@ func TestOpenSaysWhatIsMissing(t *testing.T) {
 		{"no device", "03:00.0", nil, nil, []string{"no PCI device 0000:03:00.0"}},
 		{"the kernel has it", "03:00.0", map[string]string{at + "net/eth7/x": ""}, map[string]string{at + "driver": "/drivers/ixgbe"},
 			[]string{"driver ixgbe has it as eth7", "vhostctl nic bind 0000:03:00.0"}},
-		{"no IOMMU", "03:00.0", map[string]string{at + "vendor": "0x8086"}, nil, []string{"no IOMMU group", "intel_iommu=on", "unprotected"}},
+		{"no IOMMU", "03:00.0", map[string]string{at + "vendor": "0x8086"}, nil, []string{"no IOMMU group", "intel_iommu=on", "--unprotected-dma 1"}},
 		{"not bound", "03:00.0", map[string]string{at + "vendor": "0x8086"}, map[string]string{at + "iommu_group": "/groups/7"}, []string{"vhostctl nic bind 0000:03:00.0"}},
 		{"vfio-pci without an IOMMU", "03:00.0", map[string]string{at + "vendor": "0x8086"}, map[string]string{at + "driver": "/drivers/vfio-pci"}, []string{"no IOMMU group"}},
 		{"no socket", "vfio-user:/nowhere/at/all", nil, nil, []string{"vfio-user:/nowhere/at/all", "no such file"}},
@@ -88,6 +88,48 @@ func TestInUse(t *testing.T) {
 		if got := h.InUse(name); (got == "") != (want == "") || !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
+	}
+}
+
+// TestInUseAbove: what is built on an interface goes away with it.
+func TestInUseAbove(t *testing.T) {
+	link := func(from, to string) [2]string {
+		return [2]string{"sys/class/net/" + from + "/upper_" + to, "../../../virtual/net/" + to}
+	}
+	links := map[string]string{"sys/class/net/v.3/master": "../br0"}
+	for _, l := range [][2]string{link("vlan", "v.1"), link("stack", "s.1"), link("s.1", "s.1.2"), link("s.1.2", "mv0"), link("bridged", "v.2"), link("bridged", "v.3"), link("routed", "r.9"),
+		link("tapped", "macvtap0"), link("loop", "loop2"), link("loop2", "loop"), link("bonded", "bond0")} {
+		links[l[0]] = l[1]
+	}
+	links["sys/class/net/bonded/master"] = "../bond0"
+	route := "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\nr.9\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0"
+	h := host(t, map[string]string{"proc/net/route": route, "sys/class/net/free/operstate": "up"}, links)
+	h.Addresses = func(name string) []string {
+		return map[string][]string{"v.1": {"192.0.2.1/24"}, "mv0": {"192.0.2.2/24"}}[name]
+	}
+	for name, want := range map[string][]string{
+		"vlan": {"v.1 on vlan has the address 192.0.2.1/24"}, "stack": {"mv0 on s.1.2 on s.1 on stack has the address 192.0.2.2/24"}, "bridged": {"v.3 on bridged is a port of br0"},
+		"routed": {"the default route goes over r.9 on routed"}, "tapped": {"tapped carries macvtap0"}, "loop": {"carries"}, "bonded": {"bonded is a port of bond0"}, "free": nil,
+	} {
+		got := h.InUse(name)
+		if (got == "") != (want == nil) {
+			t.Errorf("%s: %q", name, got)
+		}
+		for _, w := range want {
+			if !strings.Contains(got, w) {
+				t.Errorf("%s: %q, want %q", name, got, w)
+			}
+		}
+	}
+	b := pci.Binder{Host: h}
+	for path, text := range map[string]string{"net/vlan/x": "", "class": "0x020000", "vendor": "0x8086", "device": "0x10fb"} {
+		path = filepath.Join(h.Sys, "bus/pci/devices/0000:03:00.0", path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if steps, err := b.PlanBind("0000:03:00.0", "uio_pci_generic", false); !errors.Is(err, pci.ErrInUse) || !strings.Contains(err.Error(), "v.1") {
+		t.Errorf("bind: %v, %v", steps, err)
 	}
 }
 

@@ -1,7 +1,6 @@
 package pci
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -16,22 +15,24 @@ import (
 type physical struct {
 	host      Host
 	address   string
-	config    *os.File
+	claim     *claim
 	registers []*window
-	pieces    []piece
+	memory    hoard
 }
 
+// openPhysical resets the device before it may reach memory: it may still have the addresses of a switch that was killed, and that memory is
+// others' now.
 func (h Host) openPhysical(address string) (Device, error) {
-	name := filepath.Join(h.device(address), "config")
-	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	c, err := h.claim(address)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w: access without VFIO needs root", name, err)
+		return nil, err
 	}
-	// Without a driver the kernel may have left the device disabled.
-	_ = os.WriteFile(filepath.Join(h.device(address), "enable"), []byte("1"), 0o200)
-	p := &physical{host: h, address: address, config: f}
-	if err := enableBusMaster(p); err != nil {
-		return nil, errors.Join(err, f.Close())
+	p := &physical{host: h, address: address, claim: c, memory: hoard{file: -1, socket: -1}}
+	if err = p.leaveBus(); err == nil {
+		err = p.Reset()
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.close())
 	}
 	return p, nil
 }
@@ -42,11 +43,11 @@ func (p *physical) Access() string  { return "sysfs" }
 func (p *physical) region() regionInfo { return regionInfo{size: 4096} }
 
 func (p *physical) ReadConfig(offset, size int) (uint32, error) {
-	return readAt(int(p.config.Fd()), p.region(), p.address, offset, size)
+	return readAt(int(p.claim.config.Fd()), p.region(), p.address, offset, size)
 }
 
 func (p *physical) WriteConfig(offset, size int, value uint32) error {
-	return writeAt(int(p.config.Fd()), p.region(), p.address, offset, size, value)
+	return writeAt(int(p.claim.config.Fd()), p.region(), p.address, offset, size, value)
 }
 
 func (p *physical) BAR(index int) (Registers, error) {
@@ -74,51 +75,14 @@ func (p *physical) AllocDMA(bytes int) (DMA, error) {
 	if bytes > hugepage {
 		return DMA{}, fmt.Errorf("allocate %d bytes for %s: %w: without an IOMMU a piece has at most %d", bytes, p.address, ErrUnsupported, hugepage)
 	}
-	data, err := unix.Mmap(-1, 0, hugepage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_SHARED|unix.MAP_HUGETLB|unix.MAP_POPULATE|21<<26)
-	if err == nil {
-		err = unix.Mlock(data)
-	}
+	d, err := p.memory.take(p.host.physicalAddress)
 	if err != nil {
 		return DMA{}, fmt.Errorf("allocate a hugepage of 2 MiB for %s: %w (vhostctl provision-hugepages)", p.address, err)
 	}
-	d := DMA{Addr: guestmem.AddressOf(data), Size: hugepage}
-	if d.IOVA, err = p.host.physicalAddress(uint64(d.Addr)); err != nil {
-		return DMA{}, errors.Join(err, unix.Munmap(data))
-	}
-	p.pieces = append(p.pieces, piece{d, data, -1})
 	return d, nil
 }
 
-// physicalAddress asks the kernel's page map (Documentation/admin-guide/mm/pagemap).
-func (h Host) physicalAddress(virtual uint64) (uint64, error) {
-	name := filepath.Join(h.Proc, "self/pagemap")
-	f, err := os.Open(name)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	page := uint64(os.Getpagesize())
-	var entry [8]byte
-	if _, err := f.ReadAt(entry[:], int64(virtual/page*8)); err != nil {
-		return 0, fmt.Errorf("read %s: %w", name, err)
-	}
-	const present, frame = 1 << 63, 1<<55 - 1
-	e := binary.LittleEndian.Uint64(entry[:])
-	if e&present == 0 || e&frame == 0 {
-		return 0, fmt.Errorf("read %s: %w: the kernel tells physical addresses to root only (CAP_SYS_ADMIN)", name, unix.EPERM)
-	}
-	return e&frame*page + virtual%page, nil
-}
-
-func (p *physical) FreeDMA(d DMA) error {
-	for i, x := range p.pieces {
-		if x.DMA == d {
-			p.pieces = append(p.pieces[:i], p.pieces[i+1:]...)
-			return unix.Munmap(x.data)
-		}
-	}
-	return fmt.Errorf("give back %d bytes at %#x: they were not allocated here", d.Size, d.IOVA)
-}
+func (p *physical) FreeDMA(d DMA) error { return p.memory.give(d) }
 
 func (p *physical) MapRegion(Region) (uint64, error) { return 0, ErrUnsupported }
 func (p *physical) UnmapRegion(uint64, uint64) error { return ErrUnsupported }
@@ -127,21 +91,39 @@ func (p *physical) Interrupt(int, int) error         { return ErrUnsupported }
 // Reset is done by the kernel, where it knows how; the master bit is off after it.
 func (p *physical) Reset() error {
 	if err := os.WriteFile(filepath.Join(p.host.device(p.address), "reset"), []byte("1"), 0o200); err != nil {
-		return fmt.Errorf("reset %s: %w", p.address, err)
+		return fmt.Errorf("reset %s: %w: without that it might go on with what it was told before", p.address, err)
 	}
 	return enableBusMaster(p)
 }
 
-// Close takes the device off the bus before its memory goes back to the kernel.
-func (p *physical) Close() (err error) {
-	if command, e := p.ReadConfig(pciCommand, 2); e == nil {
+// leaveBus clears the bus master bit and makes sure that it is clear. A device that is gone (all ones) reaches nothing.
+func (p *physical) leaveBus() error {
+	command, err := p.ReadConfig(pciCommand, 2)
+	if err == nil {
 		err = p.WriteConfig(pciCommand, 2, command&^pciCommandMaster)
 	}
-	for len(p.pieces) > 0 {
-		err = errors.Join(err, p.FreeDMA(p.pieces[0].DMA))
+	if err == nil {
+		command, err = p.ReadConfig(pciCommand, 2)
 	}
+	if err == nil && command&pciCommandMaster != 0 && command != 0xffff {
+		err = fmt.Errorf("the command register is %#x", command)
+	}
+	if err != nil {
+		return fmt.Errorf("take %s off the bus: clear the bus master bit of its command register: %w", p.address, err)
+	}
+	return nil
+}
+
+// Close takes the device off the bus before its memory goes back to the kernel. If that fails the memory stays this process's, and the device
+// node is given back, so that the kernel tries it.
+func (p *physical) Close() (err error) {
+	if err := p.leaveBus(); err != nil {
+		return errors.Join(fmt.Errorf("%w: its memory is kept until the switch ends", err), p.claim.leave())
+	}
+	err = p.memory.close()
 	for _, w := range p.registers {
 		err = errors.Join(err, unix.Munmap(w.data))
 	}
-	return errors.Join(err, p.config.Close())
+	p.registers = nil
+	return errors.Join(err, p.claim.close())
 }

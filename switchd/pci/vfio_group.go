@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 
@@ -113,28 +112,4 @@ func (t *typeOne) end() uint64 {
 		return end
 	}
 	return most
-}
-
-// notViable names what keeps an IOMMU group from being given to a program.
-func (h Host) notViable(address string, group int) error {
-	others, _ := filepath.Glob(filepath.Join(h.Sys, "kernel/iommu_groups", strconv.Itoa(group), "devices/*"))
-	text := ""
-	for _, o := range others {
-		name := filepath.Base(o)
-		if driver := h.driver(name); name != address && driver != "" && driver != "vfio-pci" && driver != "pcieport" {
-			text += fmt.Sprintf(" %s (%s)", name, driver)
-		}
-	}
-	return fmt.Errorf("take IOMMU group %d for %s: the kernel uses other devices of the group:%s: bind them to vfio-pci as well (vhostctl nic bind), "+
-		"or put the card into another slot", group, address, text)
-}
-
-// group is the device's IOMMU group.
-func (h Host) group(address string) (int, error) {
-	link, err := os.Readlink(filepath.Join(h.device(address), "iommu_group"))
-	if err != nil {
-		return 0, fmt.Errorf("%s is in no IOMMU group: this machine has no IOMMU, or it is off: switch it on in the firmware and boot with intel_iommu=on "+
-			"(Intel) or amd_iommu=on (AMD)", address)
-	}
-	return strconv.Atoi(filepath.Base(link))
 }

@@ -76,13 +76,27 @@ func (n *NIC) WriteConfig(offset, size int, value uint32) error {
 	if offset < 0 || size < 1 || size > 4 || offset+size > len(n.pci.bytes) {
 		return fmt.Errorf("write %d bytes at %#x of the configuration space: it has %d", size, offset, len(n.pci.bytes))
 	}
+	master := n.pci.busMaster()
 	for i := range size {
 		at, mask := offset+i, n.pci.mask[offset+i]
 		n.pci.bytes[at] = n.pci.bytes[at]&^mask | byte(value>>(8*i))&mask
 	}
-	if offset <= capPCIe+9 && offset+size > capPCIe+9 && n.pci.bytes[capPCIe+9]&0x80 != 0 { // initiate function-level reset
+	if !master && n.pci.busMaster() {
+		n.onBus()
+	}
+	if at := capPCIe + 9 - offset; at >= 0 && at < size && value>>(8*at)&0x80 != 0 { // initiate function-level reset; never kept
 		n.pci.reset()
 		n.reset()
 	}
 	return nil
+}
+
+// onBus: the card has been let onto the bus. What it was told while somebody else had it must be forgotten by then.
+func (n *NIC) onBus() {
+	for q := range regs.RXQueues {
+		if n.has(regs.RXDCTL(q), regs.RXDCTL_ENABLE) && n.has(regs.RXCTRL, regs.RXCTRL_RXEN) {
+			n.violate("the command register's bus master bit is set while RXDCTL[%d] is enabled: the addresses in it may be of memory that is gone", q)
+			return
+		}
+	}
 }

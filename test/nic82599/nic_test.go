@@ -360,3 +360,27 @@ func FuzzRegisters(f *testing.F) {
 		}
 	})
 }
+
+// TestFunctionLevelReset is by the PCI Express capability, as the kernel does it; the bit reads as 0.
+func TestFunctionLevelReset(t *testing.T) {
+	n := New(Config{})
+	defer n.Close()
+	before := n.Resets()
+	n.WriteBAR(regs.HLREG0, 0xc07)
+	for _, w := range []struct{ offset, size, value int }{{4, 2, 6}, {capPCIe + 8, 2, 0x2810}} {
+		if err := n.WriteConfig(w.offset, w.size, uint32(w.value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n.Resets() != before {
+		t.Fatal("it was reset by another bit")
+	}
+	if err := n.WriteConfig(capPCIe+8, 2, 0xa810); err != nil {
+		t.Fatal(err)
+	}
+	command, _ := n.ReadConfig(4, 2)
+	control, _ := n.ReadConfig(capPCIe+8, 2)
+	if n.Resets() != before+1 || command&4 != 0 || control&0x8000 != 0 || n.ReadBAR(regs.HLREG0) == 0xc07 {
+		t.Errorf("%d resets, command %#x, device control %#x, HLREG0 %#x", n.Resets()-before, command, control, n.ReadBAR(regs.HLREG0))
+	}
+}

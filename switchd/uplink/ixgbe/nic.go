@@ -155,7 +155,7 @@ func (n *NIC) Queue(i int) uplink.Queue { return n.queues[i] }
 // Pools is how many ports can have a pool.
 func (n *NIC) Pools() int { return len(n.pools) }
 
-// Close stops the NIC: it is reset, so that it reaches no memory any more. Nobody may be sending or receiving.
+// Close stops the NIC: it is reset and taken off the bus, so that it reaches no memory any more. Nobody may be sending or receiving.
 func (n *NIC) Close() error {
 	n.stop()
 	<-n.done
@@ -166,6 +166,9 @@ func (n *NIC) Close() error {
 	}
 	n.closed = true
 	result := multierror.Append(nil, n.quiesce(), n.reset())
+	if err := n.leaveBus(); err != nil { // only the device can tell what may still be given back
+		return multierror.Append(result, err, n.dev.Close()).ErrorOrNil()
+	}
 	n.unmapStale()
 	for port := range *n.lent.Load() {
 		if l := n.lentBy(port); l != nil {
@@ -184,4 +187,16 @@ func (n *NIC) Close() error {
 		}
 	}
 	return multierror.Append(result, n.dev.Close()).ErrorOrNil()
+}
+
+// leaveBus clears the bus master bit: it holds even where the reset failed.
+func (n *NIC) leaveBus() error {
+	command, err := n.dev.ReadConfig(4, 2)
+	if err == nil {
+		err = n.dev.WriteConfig(4, 2, command&^pciMaster)
+	}
+	if err != nil {
+		return fmt.Errorf("taking the NIC off the bus (command register): %w", err)
+	}
+	return nil
 }
