@@ -121,7 +121,7 @@ func (n *NIC) settle() error {
 		}
 	}
 	n.r.Write32(regs.FCTRL, n.acceptance())
-	if !n.fallback || n.crowded() || slices.ContainsFunc(n.filters[:], func(f filter) bool { return f.used && f.port >= len(n.pools) }) {
+	if !n.fallback || n.config.Promiscuous || n.crowded() || slices.ContainsFunc(n.filters[:], func(f filter) bool { return f.used && f.port >= len(n.pools) }) {
 		return nil
 	}
 	n.fallback = false

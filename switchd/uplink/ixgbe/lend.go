@@ -138,7 +138,11 @@ func (n *NIC) unmapStale() {
 // owes tells whether the NIC still has frames of guests to read.
 func (n *NIC) owes() bool {
 	for _, t := range n.txRings() {
-		if !t.Done(t.lastLent.Load()) {
+		t.own()
+		t.reclaim()
+		owes := t.lending
+		t.disown()
+		if owes {
 			return true
 		}
 	}

@@ -238,6 +238,40 @@ func TestLinkLossReturnsLoans(t *testing.T) {
 	r.out()
 }
 
+// What was lent and returned long ago, or never, is nothing that a guest waits for, wherever the ring's positions are by now.
+func TestLinkLossLongAfterALoan(t *testing.T) {
+	for _, lent := range []bool{false, true} {
+		r := newRig(t, Config{})
+		if lent {
+			m := guestMemory(t)
+			r.must(r.Lend(0, m))
+			rnd := rand.New(rand.NewPCG(13, 14))
+			for range 3 {
+				r.lendOut(lentFrame(m, rnd, 0, 1000, eth(stranger, mac(0), 0, 1000, 1), 1))
+				r.out()
+			}
+		}
+		tx := r.queues[0].tx
+		tx.own()
+		tx.reclaim()
+		if tx.clean != tx.tail {
+			t.Fatalf("%d descriptors are not reported", tx.tail-tx.clean)
+		}
+		tx.tail += 1<<31 + 5*txSize
+		tx.clean, tx.reported = tx.tail, tx.tail
+		tx.sent.Store(tx.tail)
+		tx.done.Store(tx.tail)
+		tx.disown()
+		r.model.SetFaults(nic82599.Faults{NoLink: true})
+		for range 3 {
+			r.look(map[*txRing]*progress{})
+		}
+		if n := r.restarts.Load(); n != 0 {
+			t.Errorf("%d resets in three looks although nothing is lent (lent before: %v)", n, lent)
+		}
+	}
+}
+
 // Without an IOMMU nothing is lent, and the error says why.
 func TestLendWithoutIOMMU(t *testing.T) {
 	p := unmapped{newPlain()}
