@@ -102,6 +102,14 @@ type Lender interface {
 	TakeBack(port int, drained bool) error
 }
 
+// Checker is an uplink whose device may check the source addresses of what ports send.
+type Checker interface {
+	Uplink
+	// Expect says that a port is about to send with a source address that AddFilter will be called for: nothing is held against the port
+	// meanwhile. A worker calls it once for an address that is new; it does not block.
+	Expect(port int)
+}
+
 // Uplink is an interface to the outside.
 type Uplink interface {
 	Name() string   // of the interface

@@ -261,23 +261,6 @@ func (n *NIC) setGroups(pool int) {
 	n.r.Write32(regs.VMOLR(pool), regs.VMOLR_BAM|regs.VMOLR_MPE)
 }
 
-// setSpoofing lets the NIC check the pool's source addresses, and VLANs where frames never carry another's, if it knows them all.
-func (n *NIC) setSpoofing(pool int) {
-	p := &n.pools[pool]
-	mask := uint32(1) << (pool % 8)
-	vlans := mask << regs.SPOOF_VLAN_SHIFT
-	v := n.r.Read32(regs.PFVFSPOOF(pool/8)) &^ (mask | vlans)
-	if n.config.AntiSpoof && p.filters > 0 {
-		if !p.lax {
-			v |= mask
-		}
-		if !n.config.Loopback {
-			v |= vlans
-		}
-	}
-	n.r.Write32(regs.PFVFSPOOF(pool/8), v)
-}
-
 // fallBack brings frames for no pool into the default pool.
 func (n *NIC) fallBack() error {
 	if err := n.activate(defaultPool); err != nil {

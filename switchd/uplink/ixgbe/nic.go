@@ -33,6 +33,7 @@ type NIC struct {
 	carrier   atomic.Bool
 	restarts  atomic.Uint32
 	lent      atomic.Pointer[[]*lentMemory] // by port; replaced as a whole
+	checks    checks
 
 	mu       sync.Mutex // what follows, and all registers but the rings' tails
 	pools    []pool
@@ -100,8 +101,7 @@ func (n *NIC) open() error {
 		return fmt.Errorf("mapping the registers (BAR 0): %w", err)
 	}
 	for i := range c.Queues {
-		number := c.Layout.first(i) + c.Layout.Stride - 1 // the last of pool i, which needs only its first
-		tx, err := newTxRing(n.dev, n.r, number, c.bufferSize(), &n.lost)
+		tx, err := newTxRing(n.dev, n.r, c.Layout.worker(i), c.bufferSize(), &n.lost)
 		if err != nil {
 			return err
 		}

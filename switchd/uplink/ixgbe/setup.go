@@ -37,6 +37,7 @@ func (n *NIC) clear(offset, bits uint32) { n.r.Write32(offset, n.r.Read32(offset
 // bringUp takes the NIC from any state to forwarding (4.6.3). What was configured before is configured again. The caller holds mu, or is
 // the only one to know the NIC.
 func (n *NIC) bringUp() error {
+	n.forgetChecks()
 	n.maskInterrupts()
 	if err := n.quiesce(); err != nil {
 		return err

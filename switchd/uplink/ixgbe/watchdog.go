@@ -48,6 +48,7 @@ func (n *NIC) look(seen map[*txRing]*progress) {
 		n.recover("it did not come back")
 		return
 	}
+	n.expire()
 	n.collect()
 	n.watchLink()
 	if !n.carrier.Load() {
