@@ -119,7 +119,8 @@ type Uplink interface {
 	// Pools is how many ports can have a hardware pool of their own; 0 for software.
 	Pools() int
 	// AddFilter makes frames with that address and VLAN reach the port. Software uplinks deliver everything and ignore it. With ErrNoPool
-	// they do so, but by way of the switch: the hardware does not know the port, and cannot loop frames to it. It may be asked again.
+	// they do so, but by way of the switch: the hardware does not know the port, and cannot loop frames to it. With another error nothing has
+	// changed. It may be asked again for what it has or has not, and tells how things are then.
 	AddFilter(port int, mac ether.MAC, vlan uint16) error
 	RemoveFilter(port int, mac ether.MAC, vlan uint16) error
 	// Link asks for the state now; ErrNoDevice if the interface was removed. Not for the data path.
