@@ -16,8 +16,9 @@ type plain struct {
 	mu         sync.Mutex
 	bar        [regs.BARSize / 4]uint32
 	buffers    []*guestmem.Buffer
-	gone       bool  // reads give all ones
-	stuck      int64 // a register that keeps what it has; -1: none
+	gone       bool     // reads give all ones
+	stuck      int64    // a register that keeps what it has; -1: none
+	broken     []string // rules: a ring's registers that were changed while its queue was enabled
 }
 
 func newPlain() *plain {
@@ -79,7 +80,23 @@ func (p *plain) Write32(o, v uint32) {
 	case int64(o) == p.stuck && o != regs.CTRL:
 		return
 	}
+	if r, i := regs.Lookup(o); r != nil && r.Mode == regs.Queue && v != p.bar[o/4] {
+		control := regs.RXDCTL(r.First + i)
+		if r.Name[0] == 'T' {
+			control = regs.TXDCTL(r.First + i)
+		}
+		if p.bar[control/4]&regs.RXDCTL_ENABLE != 0 {
+			p.broken = append(p.broken, regs.Name(o))
+		}
+	}
 	p.bar[o/4] = v
+}
+
+// change does something to the device behind the driver's back.
+func (p *plain) change(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f()
 }
 
 // eager is the device for benchmarks: no lock, tails only.

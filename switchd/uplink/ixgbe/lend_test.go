@@ -3,8 +3,11 @@ package ixgbe
 import (
 	"bytes"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -282,6 +285,93 @@ func TestLendWithoutIOMMU(t *testing.T) {
 	defer n.Close()
 	if err := n.Lend(0, guestMemory(t)); !errors.Is(err, pci.ErrUnsupported) {
 		t.Errorf("Lend: %v, want that the device cannot", err)
+	}
+}
+
+// slowly maps and allocates only when it is let.
+type slowly struct {
+	*plain
+	asked, let chan string
+	allocating *atomic.Bool // wait there, too
+}
+
+func (s slowly) wait(what string) {
+	s.asked <- what
+	<-s.let
+}
+
+func (s slowly) MapRegion(r pci.Region) (uint64, error) {
+	s.wait("map")
+	return s.plain.MapRegion(r)
+}
+
+func (s slowly) UnmapRegion(iova, size uint64) error {
+	s.wait("unmap")
+	return s.plain.UnmapRegion(iova, size)
+}
+
+func (s slowly) AllocDMA(size int) (pci.DMA, error) {
+	if s.allocating.Load() {
+		s.wait("allocate")
+	}
+	return s.plain.AllocDMA(size)
+}
+
+// Nobody waits for the kernel to pin, or to let go, what a guest lends: neither other guests' filters nor the watchdog, nor who asks for
+// counters and the link; and nobody but the guest that needs it for the memory of its pool.
+func TestLendingLargeMemory(t *testing.T) {
+	d := slowly{newPlain(), make(chan string), make(chan string), new(atomic.Bool)}
+	n, err := Open(d, Config{Queues: 1, Layout: mustLayout(t, ""), VLANBase: base, Watch: time.Hour, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.AddFilter(2, mac(2), base+2); err != nil {
+		t.Fatal(err)
+	}
+	d.allocating.Store(true)
+	m := guestMemory(t)
+	for _, step := range []struct {
+		what, call string
+		times      int
+		filters    bool // are not held up
+		do         func() error
+	}{
+		{"memory is lent", "map", len(m.Regions()), true, func() error { return n.Lend(0, m) }},
+		{"memory is taken back", "unmap", len(m.Regions()), true, func() error { return n.TakeBack(0, true) }},
+		{"a pool is made", "allocate", 2, false, func() error { return n.AddFilter(3, mac(3), base+3) }},
+	} {
+		done := make(chan error, 1)
+		go func() { done <- step.do() }()
+		for i := range step.times {
+			if got := <-d.asked; got != step.call {
+				t.Fatalf("%s: the device is to %s, want to %s", step.what, got, step.call)
+			}
+			if i == 0 {
+				others := make(chan bool)
+				go func() {
+					n.look(map[*txRing]*progress{})
+					n.Stats()
+					_, _ = n.Link()
+					if step.filters {
+						_ = n.AddFilter(2, mac(102), base+2)
+						_ = n.RemoveFilter(2, mac(102), base+2)
+					}
+					close(others)
+				}()
+				select {
+				case <-others:
+				case <-time.After(limit):
+					t.Fatalf("while %s, others wait", step.what)
+				}
+			}
+			d.let <- ""
+		}
+		if err := <-done; err != nil {
+			t.Errorf("%s: %v", step.what, err)
+		}
+	}
+	if err := n.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

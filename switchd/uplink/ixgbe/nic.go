@@ -35,7 +35,11 @@ type NIC struct {
 	lent      atomic.Pointer[[]*lentMemory] // by port; replaced as a whole
 	checks    checks
 
-	mu       sync.Mutex // what follows, and all registers but the rings' tails
+	// Locks, in the order in which they are taken. What takes long is done under the first two alone: the others wait for no guest.
+	filtering sync.Mutex // AddFilter and RemoveFilter; the making of pools' rings
+	lending   sync.Mutex // Lend and TakeBack; the mapping of guests' memory
+	mu        sync.Mutex // what follows, and all registers but the rings' tails
+
 	pools    []pool
 	filters  [regs.RARs]filter
 	software map[filter]bool // addresses that the hardware has no place for
@@ -51,7 +55,8 @@ type NIC struct {
 
 // pool is a set of queues for one port.
 type pool struct {
-	tx      atomic.Pointer[txRing] // nil before it is first used
+	tx      atomic.Pointer[txRing] // nil before it runs
+	sending *txRing                // the same, from when it is made
 	rx      []*rxRing              // made when it is first used, and kept
 	active  bool                   // its rings are polled
 	filters int                    // addresses
@@ -112,7 +117,14 @@ func (n *NIC) open() error {
 	if err := n.bringUp(); err != nil || !c.Promiscuous {
 		return err
 	}
-	return n.fallBack() // frames for unknown addresses are in no pool
+	if err := n.makeRings(defaultPool); err != nil { // frames for unknown addresses are in no pool
+		return err
+	}
+	if err := n.activate(defaultPool); err != nil {
+		return err
+	}
+	n.fallBack()
+	return nil
 }
 
 // identify makes sure that it is an 82599 and switches it on.
@@ -159,16 +171,17 @@ func (n *NIC) Pools() int { return len(n.pools) }
 func (n *NIC) Close() error {
 	n.stop()
 	<-n.done
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	for _, l := range []*sync.Mutex{&n.filtering, &n.lending, &n.mu} {
+		l.Lock()
+		defer l.Unlock()
+	}
 	if n.closed {
 		return nil
 	}
 	n.closed = true
 	result := multierror.Append(nil, n.quiesce(), n.reset())
-	n.unmapStale()
-	for port := range *n.lent.Load() {
-		if l := n.lentBy(port); l != nil {
+	for _, l := range append(n.stale, *n.lent.Load()...) { // it will never read anything again
+		if l != nil {
 			result = multierror.Append(result, n.unmap(l))
 		}
 	}
@@ -179,7 +192,7 @@ func (n *NIC) Close() error {
 		for _, r := range n.pools[i].rx {
 			result = multierror.Append(result, r.close(n.dev))
 		}
-		if t := n.pools[i].tx.Load(); t != nil {
+		if t := n.pools[i].sending; t != nil {
 			result = multierror.Append(result, t.close(n.dev))
 		}
 	}

@@ -82,6 +82,37 @@ func TestMoreAddressesThanFilters(t *testing.T) {
 	}
 }
 
+// Whoever asks again for a filter hears how things are by now, and changes nothing.
+func TestFiltersAreAskedForAgain(t *testing.T) {
+	r := newRig(t, Config{VLANStrip: true})
+	again := func(what string, port int, m ether.MAC, want error) {
+		t.Helper()
+		for range 2 {
+			if err := r.AddFilter(port, m, uint16(base+port)); !errors.Is(err, want) || want == nil && err != nil {
+				t.Errorf("%s: %v, want %v", what, err, want)
+			}
+		}
+	}
+	again("the first", 5, mac(0), nil)
+	again("the 65th port", 64, mac(64), uplink.ErrNoPool)
+	for i := 1; i < regs.RARs-1; i++ {
+		r.must(r.AddFilter(5, mac(i), base+5))
+	}
+	again("one too many", 5, mac(200), uplink.ErrNoPool)
+	r.must(r.RemoveFilter(5, mac(3), base+5))
+	again("it has the place that became free", 5, mac(200), nil)
+	for i := range regs.RARs - 1 {
+		r.must(r.RemoveFilter(5, mac(i), base+5))
+	}
+	r.must(r.RemoveFilter(5, mac(200), base+5))
+	r.must(r.RemoveFilter(64, mac(64), base+64))
+	if p := &r.pools[5]; p.filters != 0 || p.active || r.pools[0].active || r.fallback {
+		t.Errorf("when all have gone, %d filters are left, pools 5 and 0 are active: %v and %v, the default pool is in use: %v", p.filters, p.active,
+			r.pools[0].active, r.fallback)
+	}
+	r.registers(map[string]uint32{"RAH[0]": 0, "RAH[3]": 0, "VMOLR[5]": 0, "VT_CTL": 0x60000001})
+}
+
 // When a guest leaves, nothing of it stays: no filter, and no frame for the next one.
 func TestPoolIsDrained(t *testing.T) {
 	r := newRig(t, Config{VLANStrip: true})

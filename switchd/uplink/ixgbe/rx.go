@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/hashicorp/go-multierror"
+
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/pci"
@@ -41,7 +43,7 @@ func newRxRing(dev pci.Device, registers pci.Registers, number, bufferSize int, 
 	}
 	r.desc = rxView(r.ring)
 	if err := r.allocate(dev, rxSize, bufferSize); err != nil {
-		return nil, fmt.Errorf("receive queue %d: %w", number, err)
+		return nil, multierror.Append(fmt.Errorf("receive queue %d: %w", number, err), r.close(dev)).ErrorOrNil()
 	}
 	copy(r.addr[:], r.buffers.addr)
 	copy(r.iova[:], r.buffers.iova)

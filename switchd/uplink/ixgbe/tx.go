@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"sync/atomic"
 
+	"github.com/hashicorp/go-multierror"
+
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/pci"
@@ -56,7 +58,7 @@ func newTxRing(dev pci.Device, registers pci.Registers, number, bufferSize int, 
 	}
 	t.desc = txView(t.ring)
 	if err := t.allocate(dev, txSize, bufferSize); err != nil {
-		return nil, fmt.Errorf("transmit queue %d: %w", number, err)
+		return nil, multierror.Append(fmt.Errorf("transmit queue %d: %w", number, err), t.close(dev)).ErrorOrNil()
 	}
 	copy(t.addr[:], t.buffers.addr)
 	copy(t.iova[:], t.buffers.iova)

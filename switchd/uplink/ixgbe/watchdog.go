@@ -42,6 +42,11 @@ func (n *NIC) watch(ctx context.Context) {
 }
 
 func (n *NIC) look(seen map[*txRing]*progress) {
+	n.inspect(seen)
+	n.unmapStale()
+}
+
+func (n *NIC) inspect(seen map[*txRing]*progress) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.broken {
@@ -118,7 +123,6 @@ func (n *NIC) recover(why string) {
 		n.log.Error("the NIC does not come back; the next try follows", "error", err)
 		return
 	}
-	n.unmapStale()
 	n.log.Info("the NIC was set up again")
 }
 
