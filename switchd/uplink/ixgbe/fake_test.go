@@ -18,7 +18,7 @@ type plain struct {
 	buffers    []*guestmem.Buffer
 	gone       bool     // reads give all ones
 	stuck      int64    // a register that keeps what it has; -1: none
-	broken     []string // rules: a ring's registers that were changed while its queue was enabled
+	broken     []string // rules: a ring's registers that were written while its queue was enabled
 }
 
 func newPlain() *plain {
@@ -80,7 +80,7 @@ func (p *plain) Write32(o, v uint32) {
 	case int64(o) == p.stuck && o != regs.CTRL:
 		return
 	}
-	if r, i := regs.Lookup(o); r != nil && r.Mode == regs.Queue && v != p.bar[o/4] {
+	if r, i := regs.Lookup(o); r != nil && r.Mode == regs.Queue {
 		control := regs.RXDCTL(r.First + i)
 		if r.Name[0] == 'T' {
 			control = regs.TXDCTL(r.First + i)

@@ -171,6 +171,6 @@ func TestTransmitQueueThatDoesNotStart(t *testing.T) {
 		t.Errorf("%d pieces of memory were allocated, and %d at the first attempt", len(p.buffers), allocated)
 	}
 	if len(p.broken) > 0 {
-		t.Errorf("registers of enabled queues were changed: %v", p.broken)
+		t.Errorf("registers of enabled queues were written: %v", p.broken)
 	}
 }
