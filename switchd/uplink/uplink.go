@@ -71,6 +71,7 @@ type Stats struct {
 	Missed    uint64 // received: no room, neither in the rings nor in the NIC
 	Broken    uint64 // received: bad checksum or length on the wire
 	Spoofed   uint64 // to send: the NIC found another's source address or VLAN
+	Discarded uint64 // both ways: in the NIC's rings when it was reset or lost; received: left by a port that has gone
 	WireRx    uint64 // good frames that the NIC saw on the wire; 0 without a NIC of its own
 	WireTx    uint64 // good frames that the NIC put on the wire
 	Lent      uint64 // frames sent that the NIC read from their senders' memory

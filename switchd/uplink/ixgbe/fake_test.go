@@ -39,6 +39,8 @@ func (p *plain) Len() int                             { return regs.BARSize }
 func (p *plain) FreeDMA(pci.DMA) error                { return nil }
 func (p *plain) UnmapRegion(uint64, uint64) error     { return nil }
 
+func (p *plain) Reset() error { return pci.ErrUnsupported }
+
 func (p *plain) MapRegion(r pci.Region) (uint64, error) { return uint64(r.Addr), nil }
 
 func (p *plain) Close() error {

@@ -107,7 +107,7 @@ func (n *NIC) letGo(port int, l *lentMemory, drained bool) bool {
 	if !drained {
 		n.recover(fmt.Sprintf("it has not sent the frames of port %d, which leaves", port))
 	}
-	if n.broken && !drained {
+	if n.broken && !n.cut && !n.gone {
 		n.stale = append(n.stale, l) // nobody knows what the NIC still reads
 		return false
 	}
@@ -156,7 +156,7 @@ func (n *NIC) unmapStale() {
 func (n *NIC) takeStale() (list []*lentMemory) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.broken {
+	if !n.broken || n.cut || n.gone {
 		list, n.stale = n.stale, nil
 	}
 	return list

@@ -204,7 +204,7 @@ func TestTakeBackUndrained(t *testing.T) {
 	if !loan.Returned() || !others.Returned() {
 		t.Error("after a reset the NIC holds nothing, but a loan is not returned")
 	}
-	if s := r.Stats(); s.Full != 2 || r.restarts.Load() != 1 {
+	if s := r.Stats(); s.Discarded != 2 || r.restarts.Load() != 1 {
 		t.Errorf("%+v after %d resets: want two frames counted as lost, and one reset", s, r.restarts.Load())
 	}
 	r.until("link up", func() bool { l, _ := r.Link(); return l.Carrier })

@@ -46,7 +46,9 @@ type NIC struct {
 	fallback bool            // the default pool is in use
 	closed   bool
 	linkTry  time.Time     // when the link was last started
-	broken   bool          // the last reset failed
+	broken   bool          // the last reset failed, or the device is gone
+	cut      bool          // so it was kept from memory altogether
+	gone     bool          // from the bus
 	stale    []*lentMemory // of guests that have left meanwhile
 
 	stop context.CancelFunc
@@ -114,7 +116,7 @@ func (n *NIC) open() error {
 		q.rings.Store(&[]*rxRing{})
 		n.queues = append(n.queues, q)
 	}
-	if err := n.bringUp(); err != nil || !c.Promiscuous {
+	if err := n.restart(nil); err != nil || !c.Promiscuous {
 		return err
 	}
 	if err := n.makeRings(defaultPool); err != nil { // frames for unknown addresses are in no pool
@@ -127,7 +129,7 @@ func (n *NIC) open() error {
 	return nil
 }
 
-// identify makes sure that it is an 82599 and switches it on.
+// identify makes sure that it is an 82599.
 func (n *NIC) identify() error {
 	id, err := n.dev.ReadConfig(0, 4)
 	if err != nil {
@@ -136,21 +138,28 @@ func (n *NIC) identify() error {
 	if !pci.Supported(uint16(id), uint16(id>>16)) {
 		return fmt.Errorf("device %04x:%04x: %w; name an Intel 82599 such as 8086:10fb", id&0xffff, id>>16, ErrNotSupported)
 	}
-	command, err := n.dev.ReadConfig(4, 2)
-	if err == nil {
-		err = n.dev.WriteConfig(4, 2, command|pciMemory|pciMaster)
-	}
-	if err != nil {
-		return fmt.Errorf("enabling the device's memory and bus master: %w", err)
-	}
 	return nil
 }
 
-// Bits of the PCI command register.
+// The PCI command register and its bits: the device has registers, and may reach memory.
 const (
-	pciMemory = 1 << 1
-	pciMaster = 1 << 2
+	pciCommand = 4
+	pciMemory  = 1 << 1
+	pciMaster  = 1 << 2
 )
+
+// command changes bits of the PCI command register.
+func (n *NIC) command(set, clear uint32) error {
+	v, err := n.dev.ReadConfig(pciCommand, 2)
+	if err == nil {
+		err = n.dev.WriteConfig(pciCommand, 2, v&^clear|set)
+	}
+	if err != nil {
+		return fmt.Errorf("setting bits %#x and clearing bits %#x of the PCI command register: %w; the device does not answer: power it off and on", set,
+			clear, err)
+	}
+	return nil
+}
 
 // Name is the device's address.
 func (n *NIC) Name() string { return n.dev.Address() }
@@ -179,7 +188,10 @@ func (n *NIC) Close() error {
 		return nil
 	}
 	n.closed = true
-	result := multierror.Append(nil, n.quiesce(), n.reset())
+	result := multierror.Append(nil, n.halt(nil))
+	if result.ErrorOrNil() != nil {
+		result = multierror.Append(result, n.command(0, pciMaster))
+	}
 	for _, l := range append(n.stale, *n.lent.Load()...) { // it will never read anything again
 		if l != nil {
 			result = multierror.Append(result, n.unmap(l))

@@ -70,7 +70,9 @@ func (n *NIC) startTx(t *txRing) error {
 	n.clear(regs.DCA_TXCTRL(q), regs.DCA_TXCTRL_WRO)
 	n.r.Write32(regs.TXDCTL(q), thresholds)
 	n.r.Write32(regs.TXDCTL(q), thresholds|regs.TXDCTL_ENABLE)
-	return n.await(regs.TXDCTL(q), regs.TXDCTL_ENABLE, regs.TXDCTL_ENABLE, patience)
+	err := n.await(regs.TXDCTL(q), regs.TXDCTL_ENABLE, regs.TXDCTL_ENABLE, patience)
+	t.stopped = err != nil
+	return err
 }
 
 // startRx starts a receive queue with all its descriptors but one. Nobody polls its ring.

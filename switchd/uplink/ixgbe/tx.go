@@ -30,6 +30,7 @@ type txRing struct {
 	lent     uint64 // frames of this send that the NIC reads from their senders' memory
 	lentTo   uint32 // tail after the last frame that was lent
 	lending  bool   // that one was not reported yet
+	stopped  bool   // the NIC is not there: what is sent is lost
 	longest  int    // bytes in a buffer
 	lost     *losses
 	addr     [txSize]guestmem.Ptr
@@ -102,6 +103,10 @@ func (t *txRing) disown() { t.owned.Store(0) }
 func (t *txRing) send(frames []uplink.TxFrame, from *lentMemory, loan *uplink.Loan) (sent int, err error) {
 	t.own()
 	defer t.finish(&sent, &err, loan)
+	if t.stopped {
+		t.lost.down.Add(uint64(len(frames)))
+		return 0, nil
+	}
 	need := uint32(2)
 	if from != nil {
 		need += maxPieces
