@@ -49,8 +49,10 @@ func (s *Switch) unfilter(mac ether.MAC) error {
 func (s *Switch) tell(mac ether.MAC, port int) error {
 	err := s.config.Uplink.AddFilter(port, mac, s.uplinkVLAN(port))
 	s.filters[mac] = addressFilter{port, err}
-	if delete(s.refused, mac); err != nil {
+	if err != nil {
 		s.refused[mac] = true
+	} else {
+		delete(s.refused, mac)
 	}
 	s.setHardware(mac, err == nil)
 	return err

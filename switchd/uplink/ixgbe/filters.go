@@ -157,7 +157,8 @@ func (n *NIC) settle() {
 		}
 	}
 	n.r.Write32(regs.FCTRL, n.acceptance())
-	if !n.fallback || n.config.Promiscuous || n.crowded() || slices.ContainsFunc(n.filters[:], func(f filter) bool { return f.used && f.port >= len(n.pools) }) {
+	beyond := func(f filter) bool { return f.used && f.port >= len(n.pools) }
+	if !n.fallback || n.config.Promiscuous || n.crowded() || slices.ContainsFunc(n.filters[:], beyond) {
 		return
 	}
 	n.fallback = false
