@@ -139,7 +139,7 @@ func (d *Daemon) Stats() control.Stats {
 		}
 		lost := d.uplink.Stats()
 		s.Uplink.Full, s.Uplink.Down, s.Uplink.Rejected, s.Uplink.Truncated = lost.Full, lost.Down, lost.Rejected, lost.Truncated
-		s.Uplink.Missed, s.Uplink.Broken, s.Uplink.Spoofed = lost.Missed, lost.Broken, lost.Spoofed
+		s.Uplink.Missed, s.Uplink.Broken, s.Uplink.Spoofed, s.Uplink.Discarded = lost.Missed, lost.Broken, lost.Spoofed, lost.Discarded
 		s.Uplink.WireRX, s.Uplink.WireTX, s.Uplink.Lent, s.Uplink.Pools = lost.WireRx, lost.WireTx, lost.Lent, d.uplink.Pools()
 	}
 	s.Runtime = runtimeStats()

@@ -22,7 +22,7 @@ func (d *Daemon) report(e forward.Event) {
 			d.log.Warn("the address has no hardware pool; frames from outside reach it by way of the switch, more slowly", "port", e.Port,
 				"mac", mac, "reason", e.Err)
 		} else if e.Err != nil {
-			d.log.Error("the uplink did not take the address filter; frames from outside will not reach this address", "port", e.Port,
+			d.log.Error("the uplink did not take the address filter and is asked again; until then frames from outside do not reach this address", "port", e.Port,
 				"mac", mac, "error", e.Err)
 		}
 	case forward.EventUnregistered:

@@ -224,7 +224,7 @@ func uplinkTable(w io.Writer, u control.UplinkStats) {
 	}
 	lost := map[string]uint64{}
 	for reason, n := range map[string]uint64{"full": u.Full, "down": u.Down, "rejected": u.Rejected, "truncated": u.Truncated, "missed": u.Missed,
-		"broken": u.Broken, "spoofed": u.Spoofed} {
+		"broken": u.Broken, "spoofed": u.Spoofed, "discarded": u.Discarded} {
 		if n > 0 {
 			lost[reason] = n
 		}

@@ -103,8 +103,8 @@ func TestUplinkTable(t *testing.T) {
 		stats control.UplinkStats
 		want  string // after the name
 	}{
-		{"a card", control.UplinkStats{Driver: "ixgbe", Up: true, Carrier: true, MTU: 1500, Pools: 64, WireRX: 7, WireTX: 9, Lent: 4, Missed: 2, Spoofed: 1},
-			"ixgbe up 1500 64 7 9 4 missed=2 spoofed=1"},
+		{"a card", control.UplinkStats{Driver: "ixgbe", Up: true, Carrier: true, MTU: 1500, Pools: 64, WireRX: 7, WireTX: 9, Lent: 4, Missed: 2, Spoofed: 1,
+			Discarded: 8}, "ixgbe up 1500 64 7 9 4 discarded=8 missed=2 spoofed=1"},
 		{"a tap without a cable", control.UplinkStats{Driver: "tap", Up: true, MTU: 1500}, "tap no carrier 1500 - - - - -"},
 		{"switched off", control.UplinkStats{Driver: "tap", Down: 3}, "tap down 0 - - - - down=3"},
 	} {

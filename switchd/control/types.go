@@ -168,13 +168,14 @@ type UplinkStats struct {
 	Rejected  uint64 `json:"rejected"`  // frames not sent: their offload request makes no sense
 	Truncated uint64 `json:"truncated"` // received frames longer than the driver's buffers
 	// Of an uplink with a NIC of the switch's own:
-	Pools   int    `json:"pools,omitempty"`   // ports that can have a hardware pool
-	Missed  uint64 `json:"missed,omitempty"`  // received frames that found no room
-	Broken  uint64 `json:"broken,omitempty"`  // received frames with a bad checksum or length
-	Spoofed uint64 `json:"spoofed,omitempty"` // frames not sent: another's source address or VLAN
-	WireRX  uint64 `json:"wire_rx,omitempty"` // good frames on the wire
-	WireTX  uint64 `json:"wire_tx,omitempty"`
-	Lent    uint64 `json:"lent,omitempty"` // frames sent that the card read from guests' memory (--zero-copy)
+	Pools     int    `json:"pools,omitempty"`     // ports that can have a hardware pool
+	Missed    uint64 `json:"missed,omitempty"`    // received frames that found no room
+	Broken    uint64 `json:"broken,omitempty"`    // received frames with a bad checksum or length
+	Spoofed   uint64 `json:"spoofed,omitempty"`   // frames not sent: another's source address or VLAN
+	Discarded uint64 `json:"discarded,omitempty"` // frames in the card's rings when it was reset, or left there by a port that has gone
+	WireRX    uint64 `json:"wire_rx,omitempty"`   // good frames on the wire
+	WireTX    uint64 `json:"wire_tx,omitempty"`
+	Lent      uint64 `json:"lent,omitempty"` // frames sent that the card read from guests' memory (--zero-copy)
 
 	RX QueueStats `json:"rx"`
 	TX QueueStats `json:"tx"`

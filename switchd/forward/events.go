@@ -10,12 +10,15 @@ import (
 // quietSeconds is how long a port's complaints about addresses are kept to one.
 const quietSeconds = 10
 
-// emit queues an event. Workers call it, so it never blocks; what does not fit is counted.
+// emit queues an event. Workers call it, so it never blocks; what does not fit is counted, and made up for if the uplink needs to know it.
 func (s *Switch) emit(e Event) {
 	select {
 	case s.events <- e:
 	default:
 		s.eventsLost.Add(1)
+		if e.Kind == EventRegistered || e.Kind == EventUnregistered {
+			s.behind.Store(true)
+		}
 	}
 }
 
@@ -48,6 +51,7 @@ func (s *Switch) serveEvents(ctx context.Context) {
 			s.reportFailures()
 		case <-ticker.C:
 			s.refill()
+			s.catchUp()
 			s.reportFailures()
 		}
 	}
@@ -55,29 +59,14 @@ func (s *Switch) serveEvents(ctx context.Context) {
 
 func (s *Switch) handle(e Event) {
 	if s.config.Uplink != nil {
-		s.filter(&e)
+		switch e.Kind {
+		case EventRegistered:
+			e.Err = s.filter(ether.MAC(e.MAC), e.Port)
+		case EventUnregistered:
+			e.Err = s.unfilter(ether.MAC(e.MAC))
+		}
 	}
 	s.config.OnEvent(e)
-}
-
-// filter keeps the uplink's address filters in step with the address table. Software uplinks accept everything.
-func (s *Switch) filter(e *Event) {
-	var err error
-	switch e.Kind {
-	case EventRegistered:
-		err = s.config.Uplink.AddFilter(e.Port, ether.MAC(e.MAC), uint16(e.VLAN))
-		pool := e.Port
-		if err != nil {
-			pool = -1
-		}
-		s.setHardware(ether.MAC(e.MAC), pool)
-	case EventUnregistered:
-		s.setHardware(ether.MAC(e.MAC), -1)
-		err = s.config.Uplink.RemoveFilter(e.Port, ether.MAC(e.MAC), uint16(e.VLAN))
-	}
-	if err != nil {
-		e.Err = err
-	}
 }
 
 func (s *Switch) refill() {
@@ -86,6 +75,7 @@ func (s *Switch) refill() {
 		s.fdb.step(before)
 		s.clock.Store(now)
 		s.age(now)
+		s.retryFilters()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

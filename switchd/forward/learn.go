@@ -50,6 +50,9 @@ func (s *Switch) register(p *Port, mac ether.MAC, now uint32) (Reason, bool) {
 		s.emitOnce(p, Event{Kind: EventAddressLimit, Port: p.id, MAC: uint64(mac)})
 		return DropMACLimit, false
 	}
+	if s.checker != nil { // the frame goes before the event goroutine has told the uplink of its address
+		s.checker.Expect(p.id)
+	}
 	f.insert(mac, p.id, now)
 	p.newest = mac
 	p.ready.Store(true)

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"vhostkit/switchd/ether"
 	"vhostkit/switchd/uplink"
 )
 
@@ -20,7 +21,8 @@ type Switch struct {
 	clock  atomic.Uint32 // seconds since start
 	start  time.Time
 
-	lender  uplink.Lender // nil: frames are copied
+	lender  uplink.Lender  // nil: frames are copied
+	checker uplink.Checker // nil: the uplink looks at no source address
 	table   atomic.Pointer[table]
 	workers []*worker
 	running atomic.Bool
@@ -41,6 +43,10 @@ type Switch struct {
 	events     chan Event
 	wake       chan struct{}
 	eventsLost atomic.Uint64
+	behind     atomic.Bool // an event about an address was lost
+
+	filters map[ether.MAC]addressFilter // what the uplink was told; the event goroutine's
+	refused map[ether.MAC]bool          // of these, what it did not take
 }
 
 // table is what the workers work on: immutable, replaced as a whole.
@@ -57,11 +63,13 @@ func New(c Config) *Switch {
 	if len(c.Cores) == 0 {
 		c.Cores = []int{-1}
 	}
-	s := &Switch{config: c, fdb: newFDB(), start: time.Now(), events: make(chan Event, 4096), wake: make(chan struct{}, 1)}
+	s := &Switch{config: c, fdb: newFDB(), start: time.Now(), events: make(chan Event, 4096), wake: make(chan struct{}, 1),
+		filters: map[ether.MAC]addressFilter{}, refused: map[ether.MAC]bool{}}
 	s.clock.Store(1)
 	if lender, ok := c.Uplink.(uplink.Lender); ok && c.ZeroCopy {
 		s.lender = lender
 	}
+	s.checker, _ = c.Uplink.(uplink.Checker)
 	s.hardware.Store(&hardwareAddresses{})
 	s.table.Store(&table{tx: make([][]*transmitRing, len(c.Cores))})
 	return s

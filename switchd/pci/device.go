@@ -42,7 +42,9 @@ type Region struct {
 	Size   uint64       // bytes, a multiple of the page size
 }
 
-// Device is a PCI function that this process has to itself. Methods may be called by one goroutine at a time, those of Registers by any.
+// Device is a PCI function that this process has to itself. The methods of Registers may be called by any number of goroutines; of the others one
+// goroutine at a time may get and give back our own memory (AllocDMA, FreeDMA), one map and unmap that of others, which may take seconds, and one
+// do the rest, all beside each other. Close is for the last one that is left.
 type Device interface {
 	// Address is "0000:03:00.0" or what stands for it.
 	Address() string

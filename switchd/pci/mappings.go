@@ -3,6 +3,7 @@ package pci
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -11,6 +12,7 @@ import (
 
 // mappings is memory of this process that a device has been given, at addresses of our choice.
 type mappings struct {
+	mu     sync.Mutex // first, others, and changes of next; not held while the kernel maps
 	pieces []piece
 	next   uint64 // IOVA of the next piece
 	first  uint64 // of the first one that there was
@@ -25,15 +27,24 @@ type piece struct {
 
 // region finds an address for memory of others and gives it to the device there, for reading.
 func (m *mappings) region(r Region, give func(p guestmem.Ptr, iova, bytes uint64, fd int, offset uint64) error) (uint64, error) {
+	m.mu.Lock()
 	iova, err := m.others.take(uint64(r.Addr), r.Size, m.base())
+	m.mu.Unlock()
 	if err != nil {
 		return 0, err
 	}
 	if err := give(r.Addr, iova, r.Size, r.FD, r.Offset); err != nil {
-		m.others.give(iova, r.Size)
+		m.vacate(iova, r.Size)
 		return 0, err
 	}
 	return iova, nil
+}
+
+// vacate takes an address of others' memory back.
+func (m *mappings) vacate(iova, size uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.others.give(iova, size)
 }
 
 // base is the lowest address of our own memory.
@@ -58,10 +69,12 @@ func (m *mappings) alloc(bytes int, give func(p guestmem.Ptr, iova, bytes uint64
 	if err != nil {
 		return DMA{}, fmt.Errorf("allocate %d bytes for a device: %w", bytes, err)
 	}
-	d := DMA{Addr: guestmem.AddressOf(data), IOVA: m.next, Size: bytes}
+	d := DMA{Addr: guestmem.AddressOf(data), IOVA: m.next, Size: bytes} // changed by nobody else
 	if err := give(d.Addr, d.IOVA, uint64(bytes), fd, 0); err != nil {
 		return DMA{}, errors.Join(err, unix.Munmap(data), unix.Close(fd))
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.first == 0 {
 		m.first = m.next
 	}

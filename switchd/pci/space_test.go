@@ -3,7 +3,10 @@ package pci
 import (
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"testing"
+
+	"vhostkit/switchd/guestmem"
 )
 
 // Stretches never overlap, stay inside, keep step with the host's address, and come back when they were given back.
@@ -51,5 +54,55 @@ func TestSpace(t *testing.T) {
 	}
 	if _, err := s.take(0, ^uint64(0)-4095, end); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("more than there are addresses: %v", err)
+	}
+}
+
+// Memory of others is mapped while our own is allocated, and the other way round: no address is given out twice.
+func TestMapBesideAllocation(t *testing.T) {
+	m := &mappings{next: 1 << 40}
+	var mu sync.Mutex
+	given := map[uint64]uint64{}
+	give := func(_ guestmem.Ptr, iova, bytes uint64, _ int, _ uint64) error {
+		mu.Lock()
+		defer mu.Unlock()
+		for at, size := range given {
+			if iova < at+size && at < iova+bytes {
+				t.Errorf("%d bytes at %#x meet %d at %#x", bytes, iova, size, at)
+			}
+		}
+		given[iova] = bytes
+		return nil
+	}
+	const count = 50
+	done := make(chan error, 1)
+	go func() {
+		for i := range count {
+			iova, err := m.region(Region{Addr: guestmem.Ptr(1<<30 + i<<13), FD: -1, Size: 8192}, give)
+			if err != nil {
+				done <- err
+				return
+			}
+			if i%2 == 0 {
+				mu.Lock()
+				delete(given, iova)
+				mu.Unlock()
+				m.vacate(iova, 8192)
+			}
+		}
+		done <- nil
+	}()
+	for range count {
+		if _, err := m.alloc(4096, give); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if len(given) != count+count/2 {
+		t.Errorf("%d pieces are mapped, want %d", len(given), count+count/2)
+	}
+	if err := m.freeAll(func(uint64, uint64) error { return nil }); err != nil {
+		t.Error(err)
 	}
 }

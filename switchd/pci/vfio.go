@@ -210,7 +210,7 @@ func (v *vfio) MapRegion(r Region) (uint64, error) { return v.mappings.region(r,
 func (v *vfio) UnmapRegion(iova, bytes uint64) error {
 	err := v.unmapDMA(iova, bytes)
 	if err == nil {
-		v.others.give(iova, bytes)
+		v.vacate(iova, bytes)
 	}
 	return err
 }

@@ -263,7 +263,7 @@ func (u *vfioUser) MapRegion(r Region) (uint64, error) {
 func (u *vfioUser) UnmapRegion(iova, bytes uint64) error {
 	err := u.unmapDMA(iova, bytes)
 	if err == nil {
-		u.others.give(iova, bytes)
+		u.vacate(iova, bytes)
 	}
 	return err
 }

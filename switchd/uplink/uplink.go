@@ -71,6 +71,7 @@ type Stats struct {
 	Missed    uint64 // received: no room, neither in the rings nor in the NIC
 	Broken    uint64 // received: bad checksum or length on the wire
 	Spoofed   uint64 // to send: the NIC found another's source address or VLAN
+	Discarded uint64 // both ways: in the NIC's rings when it was reset or lost; received: left by a port that has gone
 	WireRx    uint64 // good frames that the NIC saw on the wire; 0 without a NIC of its own
 	WireTx    uint64 // good frames that the NIC put on the wire
 	Lent      uint64 // frames sent that the NIC read from their senders' memory
@@ -102,6 +103,14 @@ type Lender interface {
 	TakeBack(port int, drained bool) error
 }
 
+// Checker is an uplink whose device may check the source addresses of what ports send.
+type Checker interface {
+	Uplink
+	// Expect says that a port is about to send with a source address that AddFilter will be called for: nothing is held against the port
+	// meanwhile. A worker calls it once for an address that is new; it does not block.
+	Expect(port int)
+}
+
 // Uplink is an interface to the outside.
 type Uplink interface {
 	Name() string   // of the interface
@@ -111,7 +120,8 @@ type Uplink interface {
 	// Pools is how many ports can have a hardware pool of their own; 0 for software.
 	Pools() int
 	// AddFilter makes frames with that address and VLAN reach the port. Software uplinks deliver everything and ignore it. With ErrNoPool
-	// they do so, but by way of the switch: the hardware does not know the port, and cannot loop frames to it. It may be asked again.
+	// they do so, but by way of the switch: the hardware does not know the port, and cannot loop frames to it. With another error nothing has
+	// changed. It may be asked again for what it has or has not, and tells how things are then.
 	AddFilter(port int, mac ether.MAC, vlan uint16) error
 	RemoveFilter(port int, mac ether.MAC, vlan uint16) error
 	// Link asks for the state now; ErrNoDevice if the interface was removed. Not for the data path.

@@ -21,6 +21,9 @@ type Faults struct {
 	NoLink         bool // no light
 	NoSFP          bool // nothing in the cage
 	HungTransmit   bool // descriptors are fetched, nothing is written back
+	HungReceive    bool // a receive queue cannot be disabled
+	GIOStuck       bool // requests are always under way: CTRL.GIO_DIS has no effect
+	HungReset      bool // CTRL.RST has no effect; a function-level reset ends that
 }
 
 // Config describes a card.
@@ -31,6 +34,8 @@ type Config struct {
 	Faults Faults
 	// Strict makes a write to a register that the table does not know a violation.
 	Strict bool
+	// Initial are registers that have another value after a reset than the table says.
+	Initial map[uint32]uint32
 	// OnViolation is called for each broken rule, with the model locked: it must not call the model. nil: they are only collected.
 	OnViolation func(error)
 }
@@ -138,6 +143,7 @@ func (n *NIC) SetInterrupt(f func(vector int)) {
 func (n *NIC) Reset() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.faults.HungReset = false
 	n.pci.reset()
 	n.reset()
 }
@@ -152,6 +158,9 @@ func (n *NIC) reset() {
 		for i := range r.Count {
 			n.words[(r.Offset+uint32(i)*r.Stride)/4] = r.Reset
 		}
+	}
+	for offset, value := range n.config.Initial {
+		n.set(offset, value)
 	}
 	m := n.config.MAC
 	n.set(regs.RAL(0), uint32(m[0])|uint32(m[1])<<8|uint32(m[2])<<16|uint32(m[3])<<24)

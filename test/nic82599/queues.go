@@ -18,6 +18,9 @@ func (n *NIC) writeQueue(r *regs.Register, offset uint32, q int, value uint32) b
 		if value&regs.RXDCTL_ENABLE != 0 && !n.has(offset, regs.RXDCTL_ENABLE) {
 			n.checkRing("RD", q, n.get(regs.RDLEN(q)), n.get(regs.RDBAL(q)))
 		}
+		if n.faults.HungReceive {
+			value |= n.get(offset) & regs.RXDCTL_ENABLE
+		}
 		n.set(offset, value)
 	case "TXDCTL":
 		if value&regs.TXDCTL_ENABLE != 0 && !n.has(offset, regs.TXDCTL_ENABLE) {

@@ -94,13 +94,13 @@ func (n *NIC) WriteBAR(offset, value uint32) {
 func (n *NIC) writeSpecial(offset, value uint32) bool {
 	switch offset {
 	case regs.CTRL:
-		if value&(regs.CTRL_RST|regs.CTRL_LRST) != 0 {
+		if value&(regs.CTRL_RST|regs.CTRL_LRST) != 0 && !n.faults.HungReset {
 			n.reset() // of what was written with it nothing stays
 			return true
 		}
 		n.set(regs.CTRL, value)
 		status := n.get(regs.STATUS) &^ regs.STATUS_GIO
-		if value&regs.CTRL_GIO_DIS == 0 {
+		if value&regs.CTRL_GIO_DIS == 0 || n.faults.GIOStuck {
 			status |= regs.STATUS_GIO
 		}
 		n.set(regs.STATUS, status)

@@ -40,20 +40,20 @@ func (c *Config) bufferSize() int { return max((c.MaxFrame+1023)>>10<<10, 2048) 
 
 // losses count frames, most of them lost; see uplink.Stats.
 type losses struct {
-	full, down, rejected, truncated, missed, broken, spoofed atomic.Uint64
-	wireRx, wireTx, lent                                     atomic.Uint64
+	full, down, rejected, truncated, missed, broken, spoofed, discarded atomic.Uint64
+	wireRx, wireTx, lent                                                atomic.Uint64
 }
 
 // Stats adds up what the driver and the NIC counted.
 func (n *NIC) Stats() uplink.Stats {
 	n.mu.Lock()
-	if !n.closed {
+	if !n.closed && !n.broken {
 		n.collect()
 	}
 	n.mu.Unlock()
 	l := &n.lost
 	return uplink.Stats{
 		Full: l.full.Load(), Down: l.down.Load(), Rejected: l.rejected.Load(), Truncated: l.truncated.Load(), Missed: l.missed.Load(),
-		Broken: l.broken.Load(), Spoofed: l.spoofed.Load(), WireRx: l.wireRx.Load(), WireTx: l.wireTx.Load(), Lent: l.lent.Load(),
+		Broken: l.broken.Load(), Spoofed: l.spoofed.Load(), Discarded: l.discarded.Load(), WireRx: l.wireRx.Load(), WireTx: l.wireTx.Load(), Lent: l.lent.Load(),
 	}
 }

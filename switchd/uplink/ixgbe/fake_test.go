@@ -16,8 +16,9 @@ type plain struct {
 	mu         sync.Mutex
 	bar        [regs.BARSize / 4]uint32
 	buffers    []*guestmem.Buffer
-	gone       bool  // reads give all ones
-	stuck      int64 // a register that keeps what it has; -1: none
+	gone       bool     // reads give all ones
+	stuck      int64    // a register that keeps what it has; -1: none
+	broken     []string // rules: a ring's registers that were written while its queue was enabled
 }
 
 func newPlain() *plain {
@@ -37,6 +38,8 @@ func (p *plain) BAR(int) (pci.Registers, error)       { return p, nil }
 func (p *plain) Len() int                             { return regs.BARSize }
 func (p *plain) FreeDMA(pci.DMA) error                { return nil }
 func (p *plain) UnmapRegion(uint64, uint64) error     { return nil }
+
+func (p *plain) Reset() error { return pci.ErrUnsupported }
 
 func (p *plain) MapRegion(r pci.Region) (uint64, error) { return uint64(r.Addr), nil }
 
@@ -79,7 +82,23 @@ func (p *plain) Write32(o, v uint32) {
 	case int64(o) == p.stuck && o != regs.CTRL:
 		return
 	}
+	if r, i := regs.Lookup(o); r != nil && r.Mode == regs.Queue {
+		control := regs.RXDCTL(r.First + i)
+		if r.Name[0] == 'T' {
+			control = regs.TXDCTL(r.First + i)
+		}
+		if p.bar[control/4]&regs.RXDCTL_ENABLE != 0 {
+			p.broken = append(p.broken, regs.Name(o))
+		}
+	}
 	p.bar[o/4] = v
+}
+
+// change does something to the device behind the driver's back.
+func (p *plain) change(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f()
 }
 
 // eager is the device for benchmarks: no lock, tails only.

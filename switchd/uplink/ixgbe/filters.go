@@ -26,60 +26,96 @@ const defaultPool = 0
 // drainTime is how long a worker may take to empty the rings of a pool. It usually takes microseconds.
 const drainTime = 100 * time.Millisecond
 
+// errReset says that the NIC is not there for the moment.
+var errReset = errors.New("the NIC hangs and is being reset; it is tried again")
+
 // AddFilter gives the port its pool and the pool the address (8.2.3.7.8, RAL and RAH; 8.2.3.7.10, MPSAR). A port beyond the pools, and an
-// address beyond the NIC's 128, are served by the default pool and the switch: the error wraps uplink.ErrNoPool then.
+// address beyond the NIC's 128, are served by the default pool and the switch: the error wraps uplink.ErrNoPool then. With any other error
+// nothing has changed.
 func (n *NIC) AddFilter(port int, mac ether.MAC, vlan uint16) error {
+	n.filtering.Lock()
+	defer n.filtering.Unlock()
+	f := filter{port, mac, vlan, true}
+	pools := n.poolsFor(f)
+	for _, pool := range pools {
+		if err := n.makeRings(pool); err != nil {
+			return fmt.Errorf("pool %d for address %s: %w", pool, mac, err)
+		}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	f := filter{port, mac, vlan, true}
-	if slices.Contains(n.filters[:], f) {
-		return nil
+	if n.closed {
+		return uplink.ErrNoDevice
 	}
-	slot := slices.IndexFunc(n.filters[:], func(f filter) bool { return !f.used })
-	own := port < len(n.pools)
-	pool := defaultPool
-	if own {
-		pool = port
+	if n.broken {
+		return fmt.Errorf("address %s of port %d: %w", mac, port, errReset)
+	}
+	for _, pool := range pools {
 		if err := n.activate(pool); err != nil {
 			return fmt.Errorf("pool %d for address %s: %w", pool, mac, err)
 		}
-		if vlan != uint16(n.config.VLANBase+port) {
-			n.setVLAN(pool, vlan)
+	}
+	return n.enter(f)
+}
+
+// poolsFor lists the pools that a filter needs: the port's own, if it has one, and the default pool for what the NIC cannot sort.
+func (n *NIC) poolsFor(f filter) (pools []int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if f.port < len(n.pools) {
+		pools = append(pools, f.port)
+		if n.slot(f) >= 0 || n.slot(filter{}) >= 0 {
+			return pools
 		}
 	}
-	if slot >= 0 {
-		n.filters[slot] = f
-		n.setFilter(slot)
-	} else {
-		n.software[f] = true
+	return append(pools, defaultPool)
+}
+
+// slot is the place of a filter among the NIC's, -1 if it has none.
+func (n *NIC) slot(f filter) int { return slices.Index(n.filters[:], f) }
+
+// enter notes a filter whose pools are ready, gives it to the NIC, and tells how it is served.
+func (n *NIC) enter(f filter) error {
+	own := f.port < len(n.pools)
+	slot := n.slot(f)
+	if slot < 0 && !n.software[f] {
+		if own && f.vlan != uint16(n.config.VLANBase+f.port) {
+			n.setVLAN(f.port, f.vlan)
+		}
+		if slot = n.slot(filter{}); slot >= 0 {
+			n.filters[slot] = f
+			n.setFilter(slot)
+		} else {
+			n.software[f] = true
+		}
 		if own {
-			n.pools[pool].lax = true
+			n.pools[f.port].filters++
+			n.pools[f.port].lax = n.pools[f.port].lax || slot < 0
+			n.setSpoofing(f.port)
+		}
+		if !own || slot < 0 {
+			n.fallBack()
 		}
 	}
-	if own {
-		n.pools[pool].filters++
-		n.setSpoofing(pool)
-		if slot >= 0 {
-			return nil
-		}
-	}
-	if err := n.fallBack(); err != nil {
-		return err
-	}
-	if own {
-		return fmt.Errorf("%w for address %s: all %d address filters are in use; the switch itself sorts its frames out", uplink.ErrNoPool, mac,
+	switch {
+	case !own:
+		return fmt.Errorf("%w for port %d: VMDq layout %s has %d; the switch itself sorts its frames out", uplink.ErrNoPool, f.port,
+			n.config.Layout.Name, len(n.pools))
+	case slot < 0:
+		return fmt.Errorf("%w for address %s: all %d address filters are in use; the switch itself sorts its frames out", uplink.ErrNoPool, f.mac,
 			len(n.filters))
 	}
-	return fmt.Errorf("%w for port %d: VMDq layout %s has %d; the switch itself sorts its frames out", uplink.ErrNoPool, port,
-		n.config.Layout.Name, len(n.pools))
+	return nil
 }
 
 // RemoveFilter takes the address away. With the last one, what is left in the pool's rings is thrown away.
 func (n *NIC) RemoveFilter(port int, mac ether.MAC, vlan uint16) error {
+	n.filtering.Lock()
+	defer n.filtering.Unlock()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	f := filter{port, mac, vlan, true}
-	slot := slices.Index(n.filters[:], f)
+	slot := n.slot(f)
 	switch {
 	case slot >= 0:
 		n.filters[slot] = filter{}
@@ -89,24 +125,24 @@ func (n *NIC) RemoveFilter(port int, mac ether.MAC, vlan uint16) error {
 	default:
 		return nil // never added
 	}
-	var err error
 	if port < len(n.pools) {
 		p := &n.pools[port]
 		if p.filters--; p.filters == 0 {
-			err = n.deactivate(port)
+			n.deactivate(port)
 		}
 	}
-	return errors.Join(err, n.settle())
+	n.settle()
+	return nil
 }
 
 // settle gives the places that have become free to addresses that had none, and ends what was done for those: the open filter in front of the
 // pools, the pools that are not checked, the default pool's extra duty.
-func (n *NIC) settle() error {
+func (n *NIC) settle() {
 	if len(n.software) == 0 && !n.fallback {
-		return nil
+		return
 	}
 	for f := range n.software {
-		slot := slices.IndexFunc(n.filters[:], func(f filter) bool { return !f.used })
+		slot := n.slot(filter{})
 		if slot < 0 {
 			break
 		}
@@ -121,15 +157,15 @@ func (n *NIC) settle() error {
 		}
 	}
 	n.r.Write32(regs.FCTRL, n.acceptance())
-	if !n.fallback || n.crowded() || slices.ContainsFunc(n.filters[:], func(f filter) bool { return f.used && f.port >= len(n.pools) }) {
-		return nil
+	beyond := func(f filter) bool { return f.used && f.port >= len(n.pools) }
+	if !n.fallback || n.config.Promiscuous || n.crowded() || slices.ContainsFunc(n.filters[:], beyond) {
+		return
 	}
 	n.fallback = false
 	n.r.Write32(regs.VT_CTL, n.poolControl())
 	if p := &n.pools[defaultPool]; p.active && p.filters == 0 {
-		return n.deactivate(defaultPool)
+		n.deactivate(defaultPool)
 	}
-	return nil
 }
 
 // without tells whether a port has an address that is not in the NIC.
@@ -165,17 +201,15 @@ func (n *NIC) setFilter(slot int) {
 	n.r.Write32(regs.RAH(slot), regs.RAH_AV|uint32(reversed>>32))
 }
 
-// activate starts a pool: its queues, made when it is first used, and what groups it takes.
+// activate starts a pool whose rings are made: its queues, and what groups it takes.
 func (n *NIC) activate(pool int) error {
 	p := &n.pools[pool]
 	if p.active {
 		return nil
 	}
 	used := p.started == n.config.Layout.used
-	if !used {
-		if err := n.makeRings(pool); err != nil {
-			return err
-		}
+	if err := n.startPool(p); err != nil {
+		return err
 	}
 	p.active = true
 	if used { // whatever came since then goes before the first address is in the NIC: what comes afterwards is the new port's
@@ -210,50 +244,63 @@ func (n *NIC) awaitDrained(pool int) {
 	}
 }
 
-// makeRings makes and starts the rings of a pool that are not there yet.
+// makeRings makes the rings of a pool that are not there yet. Memory for a device may take long to get: the kernel puts it behind a guest's that
+// is just being mapped. So this is done under filtering alone.
 func (n *NIC) makeRings(pool int) error {
-	p := &n.pools[pool]
-	l := &n.config.Layout
+	p, l := &n.pools[pool], &n.config.Layout
 	for i := len(p.rx); i < l.used; i++ {
 		r, err := newRxRing(n.dev, n.r, l.first(pool)+i, n.config.bufferSize(), n.config.VLANStrip, &n.lost)
 		if err != nil {
 			return err
 		}
+		n.mu.Lock()
 		p.rx = append(p.rx, r)
+		n.mu.Unlock()
 	}
-	for ; p.started < l.used; p.started++ { // one that did not start is tried again the next time: the NIC may have its memory already
-		if err := n.startRx(p.rx[p.started]); err != nil {
-			return err
-		}
-	}
-	if !n.poolRings {
+	if !n.poolRings || p.sending != nil {
 		return nil
 	}
 	t, err := newTxRing(n.dev, n.r, l.first(pool), n.config.bufferSize(), &n.lost)
 	if err != nil {
 		return err
 	}
-	if err := n.startTx(t); err != nil {
+	n.mu.Lock()
+	p.sending = t
+	n.mu.Unlock()
+	return nil
+}
+
+// startPool starts the rings of a pool that do not run yet. One that did not start is tried again the next time: the NIC may have its memory
+// already.
+func (n *NIC) startPool(p *pool) error {
+	for ; p.started < len(p.rx); p.started++ {
+		if err := n.startRx(p.rx[p.started]); err != nil {
+			return err
+		}
+	}
+	if p.sending == nil || p.tx.Load() != nil {
+		return nil
+	}
+	if err := n.startTx(p.sending); err != nil {
 		return err
 	}
-	p.tx.Store(t)
+	p.tx.Store(p.sending)
 	return nil
 }
 
 // deactivate stops a pool that has no address any more and empties its rings.
-func (n *NIC) deactivate(pool int) error {
+func (n *NIC) deactivate(pool int) {
 	p := &n.pools[pool]
 	p.lax = false
 	n.setSpoofing(pool)
 	if pool == defaultPool && n.fallback {
-		return nil // others depend on it
+		return // others depend on it
 	}
 	n.r.Write32(regs.VMOLR(pool), 0)
 	p.startDraining()
 	n.awaitDrained(pool)
 	p.active = false
 	n.share()
-	return nil
 }
 
 // setGroups lets broadcasts and multicasts of its VLAN into the pool; the switch does the same without a NIC.
@@ -261,32 +308,11 @@ func (n *NIC) setGroups(pool int) {
 	n.r.Write32(regs.VMOLR(pool), regs.VMOLR_BAM|regs.VMOLR_MPE)
 }
 
-// setSpoofing lets the NIC check the pool's source addresses, and VLANs where frames never carry another's, if it knows them all.
-func (n *NIC) setSpoofing(pool int) {
-	p := &n.pools[pool]
-	mask := uint32(1) << (pool % 8)
-	vlans := mask << regs.SPOOF_VLAN_SHIFT
-	v := n.r.Read32(regs.PFVFSPOOF(pool/8)) &^ (mask | vlans)
-	if n.config.AntiSpoof && p.filters > 0 {
-		if !p.lax {
-			v |= mask
-		}
-		if !n.config.Loopback {
-			v |= vlans
-		}
-	}
-	n.r.Write32(regs.PFVFSPOOF(pool/8), v)
-}
-
-// fallBack brings frames for no pool into the default pool.
-func (n *NIC) fallBack() error {
-	if err := n.activate(defaultPool); err != nil {
-		return fmt.Errorf("default pool: %w", err)
-	}
+// fallBack brings frames for no pool into the default pool, which is active.
+func (n *NIC) fallBack() {
 	n.fallback = true
 	n.r.Write32(regs.VT_CTL, n.poolControl())
 	n.r.Write32(regs.FCTRL, n.acceptance())
-	return nil
 }
 
 // crowded tells whether there are addresses without a filter.

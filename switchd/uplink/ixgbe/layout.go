@@ -56,5 +56,12 @@ func FindLayout(name string) (Layout, error) {
 // first is the first queue of a pool.
 func (l *Layout) first(pool int) int { return pool * l.Stride }
 
+// worker is the transmit queue of a worker: from the last one down, without the pools' first ones, which are the ports'. Thus they lie in as few
+// pools as can be, those of the ports that come last.
+func (l *Layout) worker(i int) int {
+	perPool := l.Stride - 1
+	return l.first(l.Pools-i/perPool) - 1 - i%perPool
+}
+
 // rss tells whether the NIC spreads a pool's frames by hash.
 func (l *Layout) rss() bool { return l.mrqc&rssFields != 0 }

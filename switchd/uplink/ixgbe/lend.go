@@ -54,10 +54,12 @@ func (l *lentMemory) find(s *guestmem.Segment) uint64 {
 }
 
 // Lend maps a guest's memory for the NIC's reading. See uplink.Lender.
+//
+// The kernel pins the memory, which takes seconds where there is much of it, so the NIC's other users are not kept waiting meanwhile.
 func (n *NIC) Lend(port int, m *guestmem.Memory) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.closed {
+	n.lending.Lock()
+	defer n.lending.Unlock()
+	if n.closed { // which Close sets under this lock, too
 		return uplink.ErrNoDevice
 	}
 	if n.lentBy(port) != nil {
@@ -77,27 +79,39 @@ func (n *NIC) Lend(port int, m *guestmem.Memory) error {
 		l.regions = append(l.regions, lentRegion{r.Host, r.Size, iova + uint64(r.Host-first)})
 	}
 	sort.Slice(l.regions, func(i, j int) bool { return l.regions[i].host < l.regions[j].host })
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.setLent(port, l)
 	return nil
 }
 
 // TakeBack takes a guest's memory from the NIC. See uplink.Lender.
 func (n *NIC) TakeBack(port int, drained bool) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.lending.Lock()
+	defer n.lending.Unlock()
 	l := n.lentBy(port)
 	if l == nil || n.closed {
 		return nil
 	}
+	if !n.letGo(port, l, drained) {
+		return nil
+	}
+	return n.unmap(l)
+}
+
+// letGo makes sure that the NIC reads nothing of a port's memory any more, and tells whether that is so now.
+func (n *NIC) letGo(port int, l *lentMemory, drained bool) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.setLent(port, nil)
 	if !drained {
 		n.recover(fmt.Sprintf("it has not sent the frames of port %d, which leaves", port))
 	}
-	if n.broken && !drained {
+	if n.broken && !n.cut && !n.gone {
 		n.stale = append(n.stale, l) // nobody knows what the NIC still reads
-		return nil
+		return false
 	}
-	return n.unmap(l)
+	return true
 }
 
 func (n *NIC) lentBy(port int) *lentMemory {
@@ -125,20 +139,37 @@ func (n *NIC) unmap(l *lentMemory) error {
 	return all.ErrorOrNil()
 }
 
-// unmapStale takes memory back whose guests have left while the NIC did not come back. Now it has, or will never read anything again.
+// unmapStale takes memory back whose guests have left while the NIC did not come back. Now it has. If a guest's memory is just being mapped,
+// the next look does it.
 func (n *NIC) unmapStale() {
-	for _, l := range n.stale {
+	if !n.lending.TryLock() {
+		return
+	}
+	defer n.lending.Unlock()
+	for _, l := range n.takeStale() {
 		if err := n.unmap(l); err != nil {
 			n.log.Warn("taking a guest's memory from the NIC", "error", err)
 		}
 	}
-	n.stale = nil
+}
+
+func (n *NIC) takeStale() (list []*lentMemory) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.broken || n.cut || n.gone {
+		list, n.stale = n.stale, nil
+	}
+	return list
 }
 
 // owes tells whether the NIC still has frames of guests to read.
 func (n *NIC) owes() bool {
 	for _, t := range n.txRings() {
-		if !t.Done(t.lastLent.Load()) {
+		t.own()
+		t.reclaim()
+		owes := t.lending
+		t.disown()
+		if owes {
 			return true
 		}
 	}

@@ -3,8 +3,11 @@ package ixgbe
 import (
 	"bytes"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -201,7 +204,7 @@ func TestTakeBackUndrained(t *testing.T) {
 	if !loan.Returned() || !others.Returned() {
 		t.Error("after a reset the NIC holds nothing, but a loan is not returned")
 	}
-	if s := r.Stats(); s.Full != 2 || r.restarts.Load() != 1 {
+	if s := r.Stats(); s.Discarded != 2 || r.restarts.Load() != 1 {
 		t.Errorf("%+v after %d resets: want two frames counted as lost, and one reset", s, r.restarts.Load())
 	}
 	r.until("link up", func() bool { l, _ := r.Link(); return l.Carrier })
@@ -238,6 +241,40 @@ func TestLinkLossReturnsLoans(t *testing.T) {
 	r.out()
 }
 
+// What was lent and returned long ago, or never, is nothing that a guest waits for, wherever the ring's positions are by now.
+func TestLinkLossLongAfterALoan(t *testing.T) {
+	for _, lent := range []bool{false, true} {
+		r := newRig(t, Config{})
+		if lent {
+			m := guestMemory(t)
+			r.must(r.Lend(0, m))
+			rnd := rand.New(rand.NewPCG(13, 14))
+			for range 3 {
+				r.lendOut(lentFrame(m, rnd, 0, 1000, eth(stranger, mac(0), 0, 1000, 1), 1))
+				r.out()
+			}
+		}
+		tx := r.queues[0].tx
+		tx.own()
+		tx.reclaim()
+		if tx.clean != tx.tail {
+			t.Fatalf("%d descriptors are not reported", tx.tail-tx.clean)
+		}
+		tx.tail += 1<<31 + 5*txSize
+		tx.clean, tx.reported = tx.tail, tx.tail
+		tx.sent.Store(tx.tail)
+		tx.done.Store(tx.tail)
+		tx.disown()
+		r.model.SetFaults(nic82599.Faults{NoLink: true})
+		for range 3 {
+			r.look(map[*txRing]*progress{})
+		}
+		if n := r.restarts.Load(); n != 0 {
+			t.Errorf("%d resets in three looks although nothing is lent (lent before: %v)", n, lent)
+		}
+	}
+}
+
 // Without an IOMMU nothing is lent, and the error says why.
 func TestLendWithoutIOMMU(t *testing.T) {
 	p := unmapped{newPlain()}
@@ -248,6 +285,93 @@ func TestLendWithoutIOMMU(t *testing.T) {
 	defer n.Close()
 	if err := n.Lend(0, guestMemory(t)); !errors.Is(err, pci.ErrUnsupported) {
 		t.Errorf("Lend: %v, want that the device cannot", err)
+	}
+}
+
+// slowly maps and allocates only when it is let.
+type slowly struct {
+	*plain
+	asked, let chan string
+	allocating *atomic.Bool // wait there, too
+}
+
+func (s slowly) wait(what string) {
+	s.asked <- what
+	<-s.let
+}
+
+func (s slowly) MapRegion(r pci.Region) (uint64, error) {
+	s.wait("map")
+	return s.plain.MapRegion(r)
+}
+
+func (s slowly) UnmapRegion(iova, size uint64) error {
+	s.wait("unmap")
+	return s.plain.UnmapRegion(iova, size)
+}
+
+func (s slowly) AllocDMA(size int) (pci.DMA, error) {
+	if s.allocating.Load() {
+		s.wait("allocate")
+	}
+	return s.plain.AllocDMA(size)
+}
+
+// Nobody waits for the kernel to pin, or to let go, what a guest lends: neither other guests' filters nor the watchdog, nor who asks for
+// counters and the link; and nobody but the guest that needs it for the memory of its pool.
+func TestLendingLargeMemory(t *testing.T) {
+	d := slowly{newPlain(), make(chan string), make(chan string), new(atomic.Bool)}
+	n, err := Open(d, Config{Queues: 1, Layout: mustLayout(t, ""), VLANBase: base, Watch: time.Hour, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.AddFilter(2, mac(2), base+2); err != nil {
+		t.Fatal(err)
+	}
+	d.allocating.Store(true)
+	m := guestMemory(t)
+	for _, step := range []struct {
+		what, call string
+		times      int
+		filters    bool // are not held up
+		do         func() error
+	}{
+		{"memory is lent", "map", len(m.Regions()), true, func() error { return n.Lend(0, m) }},
+		{"memory is taken back", "unmap", len(m.Regions()), true, func() error { return n.TakeBack(0, true) }},
+		{"a pool is made", "allocate", 2, false, func() error { return n.AddFilter(3, mac(3), base+3) }},
+	} {
+		done := make(chan error, 1)
+		go func() { done <- step.do() }()
+		for i := range step.times {
+			if got := <-d.asked; got != step.call {
+				t.Fatalf("%s: the device is to %s, want to %s", step.what, got, step.call)
+			}
+			if i == 0 {
+				others := make(chan bool)
+				go func() {
+					n.look(map[*txRing]*progress{})
+					n.Stats()
+					_, _ = n.Link()
+					if step.filters {
+						_ = n.AddFilter(2, mac(102), base+2)
+						_ = n.RemoveFilter(2, mac(102), base+2)
+					}
+					close(others)
+				}()
+				select {
+				case <-others:
+				case <-time.After(limit):
+					t.Fatalf("while %s, others wait", step.what)
+				}
+			}
+			d.let <- ""
+		}
+		if err := <-done; err != nil {
+			t.Errorf("%s: %v", step.what, err)
+		}
+	}
+	if err := n.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

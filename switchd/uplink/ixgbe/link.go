@@ -1,6 +1,7 @@
 package ixgbe
 
 import (
+	"fmt"
 	"time"
 
 	"vhostkit/switchd/uplink"
@@ -27,14 +28,23 @@ func (n *NIC) Link() (uplink.Link, error) {
 	if n.closed {
 		return uplink.Link{}, uplink.ErrNoDevice
 	}
-	n.watchLink()
+	if !n.broken {
+		n.watchLink()
+	}
+	if n.gone {
+		return uplink.Link{}, fmt.Errorf("%w: %s has gone from the bus", uplink.ErrNoDevice, n.Name())
+	}
 	return uplink.Link{Up: true, Carrier: n.carrier.Load(), MTU: n.config.mtu()}, nil
 }
 
 // watchLink looks at the link, tells of changes, and starts one again that stays away. The NIC's own switch needs no wire: with it, frames
-// are handed over without a link, too. The caller holds mu.
+// are handed over without a link, too. The caller holds mu, and not the rings.
 func (n *NIC) watchLink() {
 	links := n.r.Read32(regs.LINKS)
+	if links == allOnes && n.r.Read32(regs.STATUS) == allOnes {
+		n.lose()
+		return
+	}
 	up := links&regs.LINKS_UP != 0
 	if was := n.carrier.Swap(up); was != up {
 		n.down.Store(!up && !n.config.Loopback)
@@ -45,13 +55,13 @@ func (n *NIC) watchLink() {
 			n.linkTry = time.Now()
 		}
 	}
-	if !up && time.Since(n.linkTry) >= n.retry() {
+	if !up && time.Since(n.linkTry) >= n.linkPatience() {
 		n.startLink()
 	}
 }
 
-// retry is linkRetry, or less if the watchdog looks more often than every second.
-func (n *NIC) retry() time.Duration { return 2 * min(n.interval(), linkRetry/2) }
+// linkPatience is linkRetry, or less if the watchdog looks more often than every second.
+func (n *NIC) linkPatience() time.Duration { return 2 * min(n.interval(), linkRetry/2) }
 
 func linkSpeed(links uint32) string {
 	switch links & regs.LINKS_SPEED {

@@ -33,15 +33,22 @@ type NIC struct {
 	carrier   atomic.Bool
 	restarts  atomic.Uint32
 	lent      atomic.Pointer[[]*lentMemory] // by port; replaced as a whole
+	checks    checks
 
-	mu       sync.Mutex // what follows, and all registers but the rings' tails
+	// Locks, in the order in which they are taken. What takes long is done under the first two alone: the others wait for no guest.
+	filtering sync.Mutex // AddFilter and RemoveFilter; the making of pools' rings
+	lending   sync.Mutex // Lend and TakeBack; the mapping of guests' memory
+	mu        sync.Mutex // what follows, and all registers but the rings' tails
+
 	pools    []pool
 	filters  [regs.RARs]filter
 	software map[filter]bool // addresses that the hardware has no place for
 	fallback bool            // the default pool is in use
 	closed   bool
 	linkTry  time.Time     // when the link was last started
-	broken   bool          // the last reset failed
+	broken   bool          // the last reset failed, or the device is gone
+	cut      bool          // so it was kept from memory altogether
+	gone     bool          // from the bus
 	stale    []*lentMemory // of guests that have left meanwhile
 
 	stop context.CancelFunc
@@ -50,7 +57,8 @@ type NIC struct {
 
 // pool is a set of queues for one port.
 type pool struct {
-	tx      atomic.Pointer[txRing] // nil before it is first used
+	tx      atomic.Pointer[txRing] // nil before it runs
+	sending *txRing                // the same, from when it is made
 	rx      []*rxRing              // made when it is first used, and kept
 	active  bool                   // its rings are polled
 	filters int                    // addresses
@@ -73,6 +81,10 @@ func Open(dev pci.Device, c Config) (*NIC, error) {
 			err = multierror.Append(err, closing)
 		}
 		return nil, err
+	}
+	if checked := c.Layout.worker(len(n.queues)-1) / c.Layout.Stride; c.AntiSpoof {
+		n.log.Info("the card checks what ports send, too, but for those beyond these, whose pools hold the workers' queues, or who have none", "ports",
+			fmt.Sprintf("0-%d", checked-1))
 	}
 	n.mu.Lock()
 	n.down.Store(!c.Loopback)
@@ -100,8 +112,7 @@ func (n *NIC) open() error {
 		return fmt.Errorf("mapping the registers (BAR 0): %w", err)
 	}
 	for i := range c.Queues {
-		number := c.Layout.first(i) + c.Layout.Stride - 1 // the last of pool i, which needs only its first
-		tx, err := newTxRing(n.dev, n.r, number, c.bufferSize(), &n.lost)
+		tx, err := newTxRing(n.dev, n.r, c.Layout.worker(i), c.bufferSize(), &n.lost)
 		if err != nil {
 			return err
 		}
@@ -109,13 +120,20 @@ func (n *NIC) open() error {
 		q.rings.Store(&[]*rxRing{})
 		n.queues = append(n.queues, q)
 	}
-	if err := n.bringUp(); err != nil || !c.Promiscuous {
+	if err := n.restart(nil); err != nil || !c.Promiscuous {
 		return err
 	}
-	return n.fallBack() // frames for unknown addresses are in no pool
+	if err := n.makeRings(defaultPool); err != nil { // frames for unknown addresses are in no pool
+		return err
+	}
+	if err := n.activate(defaultPool); err != nil {
+		return err
+	}
+	n.fallBack()
+	return nil
 }
 
-// identify makes sure that it is an 82599 and switches it on.
+// identify makes sure that it is an 82599.
 func (n *NIC) identify() error {
 	id, err := n.dev.ReadConfig(0, 4)
 	if err != nil {
@@ -124,21 +142,28 @@ func (n *NIC) identify() error {
 	if !pci.Supported(uint16(id), uint16(id>>16)) {
 		return fmt.Errorf("device %04x:%04x: %w; name an Intel 82599 such as 8086:10fb", id&0xffff, id>>16, ErrNotSupported)
 	}
-	command, err := n.dev.ReadConfig(4, 2)
-	if err == nil {
-		err = n.dev.WriteConfig(4, 2, command|pciMemory|pciMaster)
-	}
-	if err != nil {
-		return fmt.Errorf("enabling the device's memory and bus master: %w", err)
-	}
 	return nil
 }
 
-// Bits of the PCI command register.
+// The PCI command register and its bits: the device has registers, and may reach memory.
 const (
-	pciMemory = 1 << 1
-	pciMaster = 1 << 2
+	pciCommand = 4
+	pciMemory  = 1 << 1
+	pciMaster  = 1 << 2
 )
+
+// command changes bits of the PCI command register.
+func (n *NIC) command(set, clear uint32) error {
+	v, err := n.dev.ReadConfig(pciCommand, 2)
+	if err == nil {
+		err = n.dev.WriteConfig(pciCommand, 2, v&^clear|set)
+	}
+	if err != nil {
+		return fmt.Errorf("setting bits %#x and clearing bits %#x of the PCI command register: %w; the device does not answer: power it off and on", set,
+			clear, err)
+	}
+	return nil
+}
 
 // Name is the device's address.
 func (n *NIC) Name() string { return n.dev.Address() }
@@ -159,19 +184,20 @@ func (n *NIC) Pools() int { return len(n.pools) }
 func (n *NIC) Close() error {
 	n.stop()
 	<-n.done
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	for _, l := range []*sync.Mutex{&n.filtering, &n.lending, &n.mu} {
+		l.Lock()
+		defer l.Unlock()
+	}
 	if n.closed {
 		return nil
 	}
 	n.closed = true
-	result := multierror.Append(nil, n.quiesce(), n.reset())
-	if err := n.leaveBus(); err != nil { // only the device can tell what may still be given back
+	result := multierror.Append(nil, n.halt(nil))
+	if err := n.command(0, pciMaster); err != nil { // only the device can tell what may still be given back
 		return multierror.Append(result, err, n.dev.Close()).ErrorOrNil()
 	}
-	n.unmapStale()
-	for port := range *n.lent.Load() {
-		if l := n.lentBy(port); l != nil {
+	for _, l := range append(n.stale, *n.lent.Load()...) { // it will never read anything again
+		if l != nil {
 			result = multierror.Append(result, n.unmap(l))
 		}
 	}
@@ -182,21 +208,9 @@ func (n *NIC) Close() error {
 		for _, r := range n.pools[i].rx {
 			result = multierror.Append(result, r.close(n.dev))
 		}
-		if t := n.pools[i].tx.Load(); t != nil {
+		if t := n.pools[i].sending; t != nil {
 			result = multierror.Append(result, t.close(n.dev))
 		}
 	}
 	return multierror.Append(result, n.dev.Close()).ErrorOrNil()
-}
-
-// leaveBus clears the bus master bit: it holds even where the reset failed.
-func (n *NIC) leaveBus() error {
-	command, err := n.dev.ReadConfig(4, 2)
-	if err == nil {
-		err = n.dev.WriteConfig(4, 2, command&^pciMaster)
-	}
-	if err != nil {
-		return fmt.Errorf("taking the NIC off the bus (command register): %w", err)
-	}
-	return nil
 }

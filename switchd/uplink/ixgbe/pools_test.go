@@ -82,6 +82,37 @@ func TestMoreAddressesThanFilters(t *testing.T) {
 	}
 }
 
+// Whoever asks again for a filter hears how things are by now, and changes nothing.
+func TestFiltersAreAskedForAgain(t *testing.T) {
+	r := newRig(t, Config{VLANStrip: true})
+	again := func(what string, port int, m ether.MAC, want error) {
+		t.Helper()
+		for range 2 {
+			if err := r.AddFilter(port, m, uint16(base+port)); !errors.Is(err, want) || want == nil && err != nil {
+				t.Errorf("%s: %v, want %v", what, err, want)
+			}
+		}
+	}
+	again("the first", 5, mac(0), nil)
+	again("the 65th port", 64, mac(64), uplink.ErrNoPool)
+	for i := 1; i < regs.RARs-1; i++ {
+		r.must(r.AddFilter(5, mac(i), base+5))
+	}
+	again("one too many", 5, mac(200), uplink.ErrNoPool)
+	r.must(r.RemoveFilter(5, mac(3), base+5))
+	again("it has the place that became free", 5, mac(200), nil)
+	for i := range regs.RARs - 1 {
+		r.must(r.RemoveFilter(5, mac(i), base+5))
+	}
+	r.must(r.RemoveFilter(5, mac(200), base+5))
+	r.must(r.RemoveFilter(64, mac(64), base+64))
+	if p := &r.pools[5]; p.filters != 0 || p.active || r.pools[0].active || r.fallback {
+		t.Errorf("when all have gone, %d filters are left, pools 5 and 0 are active: %v and %v, the default pool is in use: %v", p.filters, p.active,
+			r.pools[0].active, r.fallback)
+	}
+	r.registers(map[string]uint32{"RAH[0]": 0, "RAH[3]": 0, "VMOLR[5]": 0, "VT_CTL": 0x60000001})
+}
+
 // When a guest leaves, nothing of it stays: no filter, and no frame for the next one.
 func TestPoolIsDrained(t *testing.T) {
 	r := newRig(t, Config{VLANStrip: true})
@@ -196,6 +227,94 @@ func TestAntiSpoof(t *testing.T) {
 			}
 			r.must(r.RemoveFilter(9, mac(9), 1009))
 			r.registers(map[string]uint32{"PFVFSPOOF[1]": 0})
+		})
+	}
+}
+
+// Anti-spoofing never holds up a frame that the switch has let through: neither of a port without a pool, nor the first ones of a port, nor the
+// first ones with a new address.
+func TestAntiSpoofLetsNewcomersThrough(t *testing.T) {
+	r := newRig(t, Config{AntiSpoof: true, VLANStrip: true, Queues: 2})
+	m := newMemory(t, 1<<16)
+	r.add(0, 1)
+	if err := r.AddFilter(64, mac(64), base+64); !errors.Is(err, uplink.ErrNoPool) {
+		t.Fatalf("the 65th port: %v", err)
+	}
+	passes := func(what string, port int, from ether.MAC) {
+		t.Helper()
+		data := eth(stranger, from, 0, 100, port)
+		for q := range 2 {
+			if n, err := r.Queue(q).Send([]uplink.TxFrame{m.frame(port, base+port, data, 1)}, nil); n != 1 || err != nil {
+				t.Fatalf("sent %d frames: %v", n, err)
+			}
+			if s := r.Stats(); s.Spoofed != 0 {
+				t.Errorf("queue %d: %s does not leave: %+v", q, what, s)
+				return
+			}
+			r.out()
+		}
+	}
+	passes("a frame of port 64", 64, mac(64))
+	passes("the first frame of port 5, before it has a pool", 5, mac(5))
+	r.add(5)
+	passes("its next frame", 5, mac(5))
+	on := map[string]uint32{"PFVFSPOOF[0]": 0x2323}
+	r.registers(on)
+	r.Expect(5)
+	r.Expect(64)
+	passes("a new address of port 5, before its filter", 5, mac(105))
+	passes("the other one's next frame", 5, mac(5))
+	r.must(r.AddFilter(5, mac(105), base+5))
+	r.registers(map[string]uint32{"PFVFSPOOF[0]": 0x2303}) // another one may be on its way
+	seen := map[*txRing]*progress{}
+	r.look(seen)
+	r.Expect(5)
+	r.look(seen)
+	passes("one more", 5, mac(205))
+	r.look(seen)
+	r.registers(on)
+	passes("an address that has its filter now", 5, mac(105))
+	r.send(m.frame(5, base+5, eth(stranger, mac(205), 0, 100, 0), 1))
+	r.silent()
+	if s := r.Stats(); s.Spoofed != 1 {
+		t.Errorf("%+v: want the address spoofed that was never added", s)
+	}
+	r.Expect(5) // and a reset keeps what is expected
+	r.mu.Lock()
+	r.recover("the test wants it")
+	r.mu.Unlock()
+	r.registers(map[string]uint32{"PFVFSPOOF[0]": 0x2303})
+	r.look(seen)
+	r.look(seen)
+	r.registers(on)
+}
+
+// The workers' queues lie in as few pools as can be, the last ones. The NIC checks all others.
+func TestWorkersQueues(t *testing.T) {
+	for name, want := range map[string]struct{ shared, first int }{"64x2": {16, 127}, "32x4": {6, 127}, "dcb16x8": {3, 127}, "dcb32x4": {6, 127}} {
+		t.Run(name, func(t *testing.T) {
+			l := mustLayout(t, name)
+			used, pools := map[int]bool{}, map[int]bool{}
+			for i := range MaxQueues {
+				q := l.worker(i)
+				if used[q] || q%l.Stride == 0 || q < 0 || q >= regs.TXQueues {
+					t.Errorf("worker %d has queue %d, which is not its own", i, q)
+				}
+				used[q], pools[q/l.Stride] = true, true
+			}
+			if len(pools) != want.shared || l.worker(0) != want.first {
+				t.Errorf("worker 0 has queue %d, and all have %d pools; want %+v", l.worker(0), len(pools), want)
+			}
+			r := newRig(t, Config{Layout: l, Queues: MaxQueues, AntiSpoof: true})
+			for _, p := range []int{0, l.Pools - want.shared - 1, l.Pools - want.shared, l.Pools - 1} {
+				if p < 0 {
+					continue
+				}
+				r.add(p)
+				if v := r.model.Snapshot()[regs.Name(regs.PFVFSPOOF(p/8))] >> (p % 8) & 0x101; (v == 0x101) == pools[p] || v != 0 && v != 0x101 {
+					t.Errorf("pool %d is checked: %#x; it has a worker's queue: %v", p, v, pools[p])
+				}
+			}
 		})
 	}
 }

@@ -8,8 +8,8 @@ import (
 
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/pci"
 	"vhostkit/switchd/uplink"
-	"vhostkit/switchd/uplink/ixgbe/regs"
 	"vhostkit/test/nic82599"
 )
 
@@ -28,8 +28,15 @@ const (
 
 func newRig(t *testing.T, c Config) *rig {
 	t.Helper()
+	return newRigOn(t, c, nic82599.Config{}, func(d pci.Device) pci.Device { return d })
+}
+
+// newRigOn has a certain model, with something between it and the driver.
+func newRigOn(t *testing.T, c Config, m nic82599.Config, between func(pci.Device) pci.Device) *rig {
+	t.Helper()
 	wire := nic82599.NewPair(4096)
-	model := nic82599.New(nic82599.Config{Wire: wire, Strict: true})
+	m.Wire, m.Strict = wire, true
+	model := nic82599.New(m)
 	if c.Queues == 0 {
 		c.Queues = 1
 	}
@@ -40,8 +47,10 @@ func newRig(t *testing.T, c Config) *rig {
 		c.Watch = time.Hour
 	}
 	c.VLANBase = base
-	c.Log = slog.New(slog.DiscardHandler)
-	n, err := Open(model.Device(), c)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	n, err := Open(between(model.Device()), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,5 +210,3 @@ func (r *rig) until(what string, ok func() bool) {
 		}
 	}
 }
-
-const _ = regs.BARSize

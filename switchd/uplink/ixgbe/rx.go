@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/hashicorp/go-multierror"
+
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/pci"
@@ -41,7 +43,7 @@ func newRxRing(dev pci.Device, registers pci.Registers, number, bufferSize int, 
 	}
 	r.desc = rxView(r.ring)
 	if err := r.allocate(dev, rxSize, bufferSize); err != nil {
-		return nil, fmt.Errorf("receive queue %d: %w", number, err)
+		return nil, multierror.Append(fmt.Errorf("receive queue %d: %w", number, err), r.close(dev)).ErrorOrNil()
 	}
 	copy(r.addr[:], r.buffers.addr)
 	copy(r.iova[:], r.buffers.iova)
@@ -121,11 +123,27 @@ func (r *rxRing) refill() {
 // discard takes everything off the ring; true when it was empty.
 func (r *rxRing) discard(frames []uplink.RxFrame) bool {
 	for range rxSize / len(frames) {
-		if r.receive(frames) == 0 {
+		n := r.receive(frames)
+		if n == 0 {
 			return true
 		}
+		r.lost.discarded.Add(uint64(n))
 	}
 	return false
+}
+
+// unread counts the frames that came and were not taken off the ring.
+func (r *rxRing) unread() (frames uint64) {
+	for at := r.next; at != r.next+rxSize; at++ {
+		status := atomic.LoadUint64(&r.desc[at&rxMask].hi)
+		if status&rxDone == 0 {
+			break
+		}
+		if status&rxEnd != 0 {
+			frames++
+		}
+	}
+	return frames
 }
 
 func (r *rxRing) close(dev pci.Device) error {

@@ -86,7 +86,7 @@ func TestSetUpFails(t *testing.T) {
 		{"eeprom", "register EEC", func(p *plain) { p.bar[regs.EEC/4] = 0 }},
 		{"dma", "register RDRXCTL", func(p *plain) { p.bar[regs.RDRXCTL/4] = 0 }},
 		{"receive path", "register SECRXSTAT", func(p *plain) { p.bar[regs.SECRXSTAT/4] = 0 }},
-		{"transmit queue", "register TXDCTL[1]", func(p *plain) { p.stuck = int64(regs.TXDCTL(1)) }},
+		{"transmit queue", "register TXDCTL[127]", func(p *plain) { p.stuck = int64(regs.TXDCTL(127)) }},
 		{"gone", "all ones", func(p *plain) { p.gone = true }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -129,19 +129,48 @@ func TestReceiveQueueThatDoesNotStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	p.mu.Lock()
-	p.stuck = int64(regs.RXDCTL(4))
-	p.mu.Unlock()
+	p.change(func() { p.stuck = int64(regs.RXDCTL(4)) })
 	if err := n.AddFilter(2, mac(2), 1002); err == nil || errors.Is(err, uplink.ErrNoPool) || !strings.Contains(err.Error(), "RXDCTL[4]") {
 		t.Errorf("error %v does not name the register", err)
 	}
-	p.mu.Lock()
-	p.stuck = -1
-	p.mu.Unlock()
+	p.change(func() { p.stuck = -1 })
 	if n.pools[2].active {
 		t.Error("the pool is in use without its queue")
 	}
 	if err := n.AddFilter(2, mac(2), 1002); err != nil || !n.pools[2].active || n.pools[2].started != 1 {
 		t.Errorf("the next attempt: %v, %+v", err, n.pools[2].started)
+	}
+}
+
+// A transmit queue of a pool that is started too slowly is stopped before it is set up again, in the memory that it has.
+func TestTransmitQueueThatDoesNotStart(t *testing.T) {
+	p := newPlain()
+	n, err := Open(p, Config{Queues: 1, Layout: mustLayout(t, ""), AntiSpoof: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	p.change(func() { p.stuck = int64(regs.TXDCTL(4)) })
+	allocated := 0
+	for range 2 {
+		if err := n.AddFilter(2, mac(2), 1002); err == nil || errors.Is(err, uplink.ErrNoPool) || !strings.Contains(err.Error(), "TXDCTL[4]") {
+			t.Errorf("error %v does not name the register", err)
+		}
+		if n.pools[2].active || n.pools[2].tx.Load() != nil || n.slot(filter{2, mac(2), 1002, true}) >= 0 {
+			t.Error("the pool is in use without its queue")
+		}
+		if allocated == 0 {
+			allocated = len(p.buffers)
+		}
+	}
+	p.change(func() { p.stuck, p.bar[regs.TXDCTL(4)/4] = -1, regs.TXDCTL_ENABLE }) // it has started after all
+	if err := n.AddFilter(2, mac(2), 1002); err != nil || !n.pools[2].active || n.pools[2].tx.Load() == nil {
+		t.Errorf("the next attempt: %v", err)
+	}
+	if len(p.buffers) != allocated {
+		t.Errorf("%d pieces of memory were allocated, and %d at the first attempt", len(p.buffers), allocated)
+	}
+	if len(p.broken) > 0 {
+		t.Errorf("registers of enabled queues were written: %v", p.broken)
 	}
 }

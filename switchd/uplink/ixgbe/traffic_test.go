@@ -3,6 +3,7 @@ package ixgbe
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"testing"
 
 	"vhostkit/switchd/ether"
@@ -57,11 +58,29 @@ func TestReceive(t *testing.T) {
 
 func TestPromiscuous(t *testing.T) {
 	r := newRig(t, Config{Promiscuous: true, VLANStrip: true})
-	r.add(1)
-	r.model.Arrive(eth(stranger+1, stranger, 1001, 100, 0))
-	if got := r.receive(); len(got) != 1 || got[0].VLAN != 1001 {
-		t.Errorf("%d frames for an unknown address came, want 1: the switch gives it to the VLAN's port", len(got))
+	r.add(1, 2)
+	unknown := func(when string) {
+		r.model.Arrive(eth(stranger+1, stranger, 1001, 100, 0))
+		if got := r.receive(); len(got) != 1 || got[0].VLAN != 1001 {
+			t.Errorf("%s: %d frames for an unknown address came, want 1: the switch gives it to the VLAN's port", when, len(got))
+		}
 	}
+	unknown("at first")
+	r.must(r.RemoveFilter(2, mac(2), 1002))
+	r.receive()
+	unknown("after somebody has left")
+	if err := r.AddFilter(64, mac(64), base+64); !errors.Is(err, uplink.ErrNoPool) {
+		t.Fatalf("the 65th port: %v", err)
+	}
+	r.must(r.RemoveFilter(64, mac(64), base+64))
+	unknown("after the 65th port has left")
+	r.must(r.RemoveFilter(1, mac(1), 1001))
+	r.receive()
+	unknown("after all have left")
+	r.mu.Lock()
+	r.recover("the test wants it")
+	r.mu.Unlock()
+	unknown("after a reset")
 }
 
 // Many times around the rings, in order, with nothing lost.

@@ -56,6 +56,12 @@ func (n *NIC) startRings() error {
 // startTx starts a transmit queue. Nobody uses its ring.
 func (n *NIC) startTx(t *txRing) error {
 	q := t.number
+	if n.r.Read32(regs.TXDCTL(q))&regs.TXDCTL_ENABLE != 0 { // an attempt before this one was too slow for us
+		n.clear(regs.TXDCTL(q), regs.TXDCTL_ENABLE)
+		if err := n.await(regs.TXDCTL(q), regs.TXDCTL_ENABLE, 0, patience); err != nil {
+			return err
+		}
+	}
 	t.reset()
 	n.r.Write32(regs.TDBAL(q), uint32(t.ring.IOVA))
 	n.r.Write32(regs.TDBAH(q), uint32(t.ring.IOVA>>32))
@@ -64,7 +70,9 @@ func (n *NIC) startTx(t *txRing) error {
 	n.clear(regs.DCA_TXCTRL(q), regs.DCA_TXCTRL_WRO)
 	n.r.Write32(regs.TXDCTL(q), thresholds)
 	n.r.Write32(regs.TXDCTL(q), thresholds|regs.TXDCTL_ENABLE)
-	return n.await(regs.TXDCTL(q), regs.TXDCTL_ENABLE, regs.TXDCTL_ENABLE, patience)
+	err := n.await(regs.TXDCTL(q), regs.TXDCTL_ENABLE, regs.TXDCTL_ENABLE, patience)
+	t.stopped = err != nil
+	return err
 }
 
 // startRx starts a receive queue with all its descriptors but one. Nobody polls its ring.

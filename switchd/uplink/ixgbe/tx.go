@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"sync/atomic"
 
+	"github.com/hashicorp/go-multierror"
+
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/pci"
@@ -26,18 +28,20 @@ type txRing struct {
 	rsTail   uint32
 	context  uint32 // the context that the NIC has: VLAN and MACLEN, as in the descriptor; noContext
 	lent     uint64 // frames of this send that the NIC reads from their senders' memory
+	lentTo   uint32 // tail after the last frame that was lent
+	lending  bool   // that one was not reported yet
+	stopped  bool   // the NIC is not there: what is sent is lost
 	longest  int    // bytes in a buffer
 	lost     *losses
 	addr     [txSize]guestmem.Ptr
 	iova     [txSize]uint64
 
-	owned    atomic.Uint32
-	sent     atomic.Uint32 // tail, for the watchdog
-	done     atomic.Uint32 // clean, for everybody
-	lastLent atomic.Uint32 // tail after the last frame that was lent
-	number   int           // of the queue
-	ring     pci.DMA
-	scratch  []byte // a frame to be segmented and a segment of it
+	owned   atomic.Uint32
+	sent    atomic.Uint32 // tail, for the watchdog
+	done    atomic.Uint32 // clean, for everybody
+	number  int           // of the queue
+	ring    pci.DMA
+	scratch []byte // a frame to be segmented and a segment of it
 	buffers
 }
 
@@ -55,7 +59,7 @@ func newTxRing(dev pci.Device, registers pci.Registers, number, bufferSize int, 
 	}
 	t.desc = txView(t.ring)
 	if err := t.allocate(dev, txSize, bufferSize); err != nil {
-		return nil, fmt.Errorf("transmit queue %d: %w", number, err)
+		return nil, multierror.Append(fmt.Errorf("transmit queue %d: %w", number, err), t.close(dev)).ErrorOrNil()
 	}
 	copy(t.addr[:], t.buffers.addr)
 	copy(t.iova[:], t.buffers.iova)
@@ -69,7 +73,7 @@ func newTxRing(dev pci.Device, registers pci.Registers, number, bufferSize int, 
 func (t *txRing) reset() {
 	clear(t.desc[:])
 	start := (t.tail + txMask) &^ txMask
-	t.tail, t.clean, t.reported, t.rsHead, t.rsTail, t.context = start, start, start, 0, 0, noContext
+	t.tail, t.clean, t.reported, t.rsHead, t.rsTail, t.context, t.lending = start, start, start, 0, 0, noContext, false
 	t.sent.Store(start)
 	t.done.Store(start)
 }
@@ -99,6 +103,10 @@ func (t *txRing) disown() { t.owned.Store(0) }
 func (t *txRing) send(frames []uplink.TxFrame, from *lentMemory, loan *uplink.Loan) (sent int, err error) {
 	t.own()
 	defer t.finish(&sent, &err, loan)
+	if t.stopped {
+		t.lost.down.Add(uint64(len(frames)))
+		return 0, nil
+	}
 	need := uint32(2)
 	if from != nil {
 		need += maxPieces
@@ -134,8 +142,7 @@ func (t *txRing) finish(sent *int, err *error, loan *uplink.Loan) {
 		t.report()
 		*loan = uplink.Loan{From: t, Until: t.tail}
 		t.lost.lent.Add(t.lent)
-		t.lastLent.Store(t.tail)
-		t.lent = 0
+		t.lent, t.lentTo, t.lending = 0, t.tail, true
 	}
 	if tail := t.tail; tail != t.sent.Load() {
 		t.registry.Write32(t.tailReg, tail&txMask)
@@ -163,6 +170,8 @@ func (t *txRing) reclaim() {
 		t.clean = at + 1
 		t.rsHead++
 	}
+	// Noted as soon as it is so: positions are compared by their distance, which says nothing once it is half of all.
+	t.lending = t.lending && int32(t.clean-t.lentTo) < 0
 	t.done.Store(t.clean)
 }
 

@@ -42,28 +42,51 @@ func (n *NIC) watch(ctx context.Context) {
 }
 
 func (n *NIC) look(seen map[*txRing]*progress) {
+	n.inspect(seen)
+	n.unmapStale()
+}
+
+func (n *NIC) inspect(seen map[*txRing]*progress) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.expire()
 	if n.broken {
-		n.recover("it did not come back")
+		clear(seen)
+		n.retry()
 		return
 	}
-	n.collect()
-	n.watchLink()
-	if !n.carrier.Load() {
-		clear(seen) // what waits for the link does not hang
-		if n.owes() {
-			n.recover("the link is gone, and guests wait for the buffers that the NIC was to send from")
-		}
+	if n.collect() {
+		n.watchLink()
+	} else {
+		n.lose()
+	}
+	if n.broken {
 		return
+	}
+	if why := n.stuck(seen); why != "" {
+		n.recover(why)
+		clear(seen)
+	}
+}
+
+// stuck tells why the NIC has to be reset, or "". What waits for the link does not hang; but with the NIC's own switch, which needs none, what is
+// for other guests waits behind it.
+func (n *NIC) stuck(seen map[*txRing]*progress) string {
+	if !n.carrier.Load() {
+		if n.owes() {
+			return "the link is gone, and guests wait for the buffers that the NIC was to send from"
+		}
+		if !n.config.Loopback {
+			clear(seen)
+			return ""
+		}
 	}
 	for _, t := range n.txRings() {
 		if why := n.hung(t, seen); why != "" {
-			n.recover(why)
-			clear(seen)
-			return
+			return why
 		}
 	}
+	return ""
 }
 
 // hung tells why a ring is thought to hang, or "".
@@ -98,27 +121,119 @@ func (n *NIC) txRings() []*txRing {
 	return rings
 }
 
-// recover sets the NIC up again. What was in its rings is lost, and counted. The workers wait meanwhile, or find nothing. The caller holds mu.
+// recover sets the NIC up again. What was in its rings is lost, and counted. Meanwhile the workers find nothing, and what they send is lost. The
+// caller holds mu.
 func (n *NIC) recover(why string) {
+	if n.gone {
+		return // and holds nothing any more
+	}
 	n.log.Error("the NIC hangs and is reset; frames on their way are lost", "why", why)
 	n.restarts.Add(1)
-	for _, q := range n.queues {
-		take(&q.receiving)
-		defer q.receiving.Store(0)
-	}
-	for _, t := range n.txRings() {
-		take(&t.owned)
-		defer t.disown()
-		n.lost.full.Add(t.unsent(n.r.Read32(regs.TDH(t.number))))
-	}
-	err := n.bringUp()
-	n.broken = err != nil
-	if n.broken {
-		n.log.Error("the NIC does not come back; the next try follows", "error", err)
+	n.down.Store(true)
+	if err := n.resetRings(); err != nil {
+		n.log.Error("the NIC does not come back and is kept from memory; the next try follows", "error", err)
 		return
 	}
-	n.unmapStale()
+	n.down.Store(!n.carrier.Load() && !n.config.Loopback)
 	n.log.Info("the NIC was set up again")
+	n.watchLink()
+}
+
+// resetRings resets the NIC with all rings taken from the workers.
+func (n *NIC) resetRings() error {
+	defer n.takeRings()()
+	err := n.restart(func() {
+		n.collect()
+		n.discard()
+	})
+	n.broken, n.cut = err != nil, false
+	if n.broken {
+		n.cutOff()
+	}
+	return err
+}
+
+// takeRings takes all rings from the workers, and gives back what returns them.
+func (n *NIC) takeRings() (release func()) {
+	rings := n.txRings()
+	for _, q := range n.queues {
+		take(&q.receiving)
+	}
+	for _, t := range rings {
+		take(&t.owned)
+	}
+	return func() {
+		for _, t := range rings {
+			t.disown()
+		}
+		for _, q := range n.queues {
+			q.receiving.Store(0)
+		}
+	}
+}
+
+// discard counts what is in the rings and will be lost with them. The caller has the rings.
+func (n *NIC) discard() {
+	for _, t := range n.txRings() {
+		t.reclaim()
+		head := n.r.Read32(regs.TDH(t.number))
+		if head >= txSize { // the NIC is gone, or does not know; more than these it has not sent
+			head = t.clean
+		}
+		n.lost.discarded.Add(t.unsent(head))
+	}
+	for i := range n.pools {
+		for _, r := range n.pools[i].rx {
+			n.lost.discarded.Add(r.unread())
+		}
+	}
+}
+
+// cutOff keeps a NIC that does not work from memory, so that all that it was lent can go back. It may do nothing until a reset has succeeded. The
+// caller has the rings.
+func (n *NIC) cutOff() {
+	n.broken = true
+	n.down.Store(true)
+	n.carrier.Store(false)
+	err := n.command(0, pciMaster)
+	if n.cut = err == nil; err != nil && !n.gone {
+		n.log.Warn("the NIC cannot be kept from memory", "error", err)
+	}
+	for _, t := range n.txRings() {
+		t.reset()
+		t.stopped = true
+	}
+	for i := range n.pools {
+		for _, r := range n.pools[i].rx {
+			r.reset()
+		}
+	}
+}
+
+// lose gives up a device that does not answer on the bus any more.
+func (n *NIC) lose() {
+	if n.gone {
+		return
+	}
+	n.gone = true
+	n.log.Error("the card has gone from the bus: its registers read all ones. Nothing goes out or comes in; look for it with lspci and in the kernel's log, "+
+		"check its slot, power and cooling, and restart switchd when it is there again", "register", regs.Name(regs.STATUS))
+	defer n.takeRings()()
+	n.discard()
+	n.cutOff()
+}
+
+// retry tries to bring a NIC back that did not come back before, or that was gone.
+func (n *NIC) retry() {
+	switch absent := n.r.Read32(regs.STATUS) == allOnes; {
+	case absent:
+		n.lose()
+	case n.gone:
+		n.gone = false
+		n.recover("it was gone from the bus, and answers again")
+	default:
+		n.recover("it did not come back")
+	}
 }
 
 // take waits until a ring is nobody's and takes it.
