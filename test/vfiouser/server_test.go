@@ -69,11 +69,17 @@ func (c *card) Reset() {
 // start serves a card and gives the socket's path.
 func start(t testing.TB) (*card, string) {
 	t.Helper()
+	return startWith(t, defaultLimits)
+}
+
+func startWith(t testing.TB, l limits) (*card, string) {
+	t.Helper()
 	c := &card{}
 	path := filepath.Join(t.TempDir(), "device")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	s := New(c, Layout{BAR: [6]uint64{4096, 0, 0, 0, 512}, Config: 256, Vectors: 8}, nil)
+	s.limits = l
 	go func() { done <- s.Serve(ctx, path) }()
 	t.Cleanup(func() {
 		cancel()
@@ -365,7 +371,7 @@ func FuzzClient(f *testing.F) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_ = s.attend(&conn{socket: server})
+			_ = s.join(&conn{socket: server}).attend()
 			server.Close()
 		}()
 		go func() {
