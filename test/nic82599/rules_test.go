@@ -98,6 +98,14 @@ func TestReset(t *testing.T) {
 		r.stopMaster()
 		r.w(regs.CTRL, r.r(regs.CTRL)|bit)
 		r.wantNoViolation("a reset as it should be")
+		for range 2 { // each time anew: after the reset, and when it was enabled meanwhile
+			r.w(regs.CTRL, regs.CTRL_GIO_DIS)
+			if r.r(regs.STATUS)&regs.STATUS_GIO == 0 {
+				t.Error("what is under way ends at once")
+			}
+			r.stopMaster()
+			r.w(regs.CTRL, 0)
+		}
 		if got := r.nic.Resets(); got != 5 {
 			t.Errorf("%d resets, want 5 with the first", got)
 		}

@@ -31,7 +31,6 @@ func junk(offset uint32) uint32 { return offset*0x9E3779B1 ^ 0x5EED5EED | 1 }
 // poison fills what a reset leaves undefined: the tables, and the counters, which drivers clear by reading (4.6.5). An address that is not the
 // EEPROM's is not valid, which is defined (8.2.3.7.9).
 func (n *NIC) poison() {
-	n.undefined = wordSet{}
 	for _, t := range undefinedTables {
 		for i := t.first; i < t.count; i++ {
 			at := t.register(i)
