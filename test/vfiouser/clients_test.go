@@ -1,10 +1,12 @@
 package vfiouser
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -54,9 +56,9 @@ func TestManyClients(t *testing.T) {
 	l := short
 	l.silent = patient
 	_, path := startWith(t, l)
-	owner := greet(t, path)
+	first, owner := greet(t, path), greet(t, path)
 	owner.works()
-	first := greet(t, path)
+	first.must(VFIO_USER_DEVICE_GET_INFO, u32s(16, 0, 0, 0)) // so that it is not silent as long as the one with the device
 	for range l.clients - 1 {
 		greet(t, path)
 	}
@@ -155,16 +157,32 @@ func TestRepliesNotTaken(t *testing.T) {
 	greet(t, path).works()
 }
 
-// TestEndWithClients: Serve ends although clients are there, whatever they do.
+// TestEndWithClients: Serve ends although clients are there, whatever they do, and when it has ended nobody is at the device.
 func TestEndWithClients(t *testing.T) {
-	l := short
-	l.silent, l.claim = patient, patient
-	_, path := startWith(t, l)
-	dial(t, path)
+	c := &card{}
+	s := New(c, Layout{BAR: [6]uint64{4096}, Config: 256}, nil)
+	s.limits.silent, s.limits.claim = patient, patient
+	path := filepath.Join(t.TempDir(), "device")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error)
+	go func() { done <- s.Serve(ctx, path) }()
+	silent := dial(t, path)
 	greet(t, path).works()
 	waiting := greet(t, path)
 	m := binary.LittleEndian.AppendUint32(access{0, 0, 4}.append(nil), 1)
 	if _, err := waiting.c.Write(append(header{id: 9, command: VFIO_USER_REGION_WRITE, size: uint32(headerSize + len(m))}.append(nil), m...)); err != nil {
 		t.Fatal(err)
 	}
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil || c.memory != nil || c.resets == 0 {
+			t.Errorf("%v, memory %v, %d resets", err, c.memory, c.resets)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("it does not end")
+	}
+	silent.ended()
+	waiting.ended()
 }
