@@ -41,7 +41,7 @@ func (c *client) works() {
 func TestSilentClients(t *testing.T) {
 	l := short
 	l.silent, l.write = patient, patient
-	_, path := startWith(t, l)
+	_, _, path := startWith(t, l)
 	dial(t, path)
 	half := dial(t, path)
 	if _, err := half.c.Write(header{id: 1, command: VFIO_USER_VERSION, size: 100}.append(nil)[:headerSize-1]); err != nil {
@@ -55,7 +55,7 @@ func TestSilentClients(t *testing.T) {
 func TestManyClients(t *testing.T) {
 	l := short
 	l.silent = patient
-	_, path := startWith(t, l)
+	_, _, path := startWith(t, l)
 	first, owner := greet(t, path), greet(t, path)
 	owner.works()
 	first.must(VFIO_USER_DEVICE_GET_INFO, u32s(16, 0, 0, 0)) // so that it is not silent as long as the one with the device
@@ -74,9 +74,13 @@ func TestManyClients(t *testing.T) {
 func TestDeviceInUse(t *testing.T) {
 	l := short
 	l.silent, l.claim = patient, 20*time.Millisecond
-	card, path := startWith(t, l)
+	s, card, path := startWith(t, l)
 	owner, other := greet(t, path), greet(t, path)
 	owner.works()
+	s.clients.mu.Lock()
+	s.clients.owner.heard.Store(0)
+	s.clients.mu.Unlock()
+	owner.works() // no longer silent
 	other.must(VFIO_USER_DEVICE_GET_INFO, u32s(16, 0, 0, 0))
 	other.must(VFIO_USER_DEVICE_GET_IRQ_INFO, u32s(16, 0, VFIO_PCI_MSIX_IRQ_INDEX, 0))
 	fd, _ := memfd(t, 4096)
@@ -115,7 +119,7 @@ func TestDeviceInUse(t *testing.T) {
 
 // TestSilentOwner: a client that has the device and falls silent loses it when another one wants it, and not before.
 func TestSilentOwner(t *testing.T) {
-	card, path := startWith(t, short)
+	_, card, path := startWith(t, short)
 	owner := greet(t, path)
 	fd, data := memfd(t, 4096)
 	owner.must(VFIO_USER_DMA_MAP, dmaMap(0, 4096, 0, 3), fd)
@@ -141,7 +145,7 @@ func TestSilentOwner(t *testing.T) {
 func TestRepliesNotTaken(t *testing.T) {
 	l := short
 	l.silent = patient
-	_, path := startWith(t, l)
+	_, _, path := startWith(t, l)
 	deaf := greet(t, path)
 	deaf.works()
 	a := access{0, 0, 4096}.append(nil)

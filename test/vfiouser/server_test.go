@@ -69,10 +69,11 @@ func (c *card) Reset() {
 // start serves a card and gives the socket's path.
 func start(t testing.TB) (*card, string) {
 	t.Helper()
-	return startWith(t, defaultLimits)
+	_, c, path := startWith(t, defaultLimits)
+	return c, path
 }
 
-func startWith(t testing.TB, l limits) (*card, string) {
+func startWith(t testing.TB, l limits) (*Server, *card, string) {
 	t.Helper()
 	c := &card{}
 	path := filepath.Join(t.TempDir(), "device")
@@ -92,7 +93,7 @@ func startWith(t testing.TB, l limits) (*card, string) {
 			t.Error("the server does not end")
 		}
 	})
-	return c, path
+	return s, c, path
 }
 
 // client is the other end.
