@@ -161,10 +161,18 @@ func TestRepliesNotTaken(t *testing.T) {
 	greet(t, path).works()
 }
 
+// slowCard takes its time to reset.
+type slowCard struct{ *card }
+
+func (c slowCard) Reset() {
+	time.Sleep(20 * time.Millisecond)
+	c.card.Reset()
+}
+
 // TestEndWithClients: Serve ends although clients are there, whatever they do, and when it has ended nobody is at the device.
 func TestEndWithClients(t *testing.T) {
 	c := &card{}
-	s := New(c, Layout{BAR: [6]uint64{4096}, Config: 256}, nil)
+	s := New(slowCard{c}, Layout{BAR: [6]uint64{4096}, Config: 256}, nil)
 	s.limits.silent, s.limits.claim = patient, patient
 	path := filepath.Join(t.TempDir(), "device")
 	ctx, cancel := context.WithCancel(t.Context())
