@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"vhostkit/switchd/uplink/ixgbe/regs"
 )
@@ -140,6 +141,22 @@ func TestArbiter(t *testing.T) {
 	if got := r.out(); !slices.Equal(got, f) {
 		t.Errorf("%x is on the wire", got)
 	}
+}
+
+// TestArbiterAndWildTail: a tail that was outside of the ring before the queue was enabled keeps the card busy at no time.
+func TestArbiterAndWildTail(t *testing.T) {
+	r := newRig(t, Config{})
+	r.bringUp()
+	r.w(regs.TDT(0), 1000)
+	r.wantViolation("TDT[0]")
+	r.transmit(0)
+	for range ringSize { // contexts all the way round
+		r.descriptor(0, 0, regs.TXD_DTYP_CTXT|regs.TXD_DEXT, 0)
+	}
+	r.w(regs.RTTDCS, regs.RTTDCS_ARBDIS)
+	limit := time.AfterFunc(5*time.Second, func() { panic("the card goes round and round") })
+	r.w(regs.RTTDCS, 0)
+	limit.Stop()
 }
 
 // TestReceiveControl: SRRCTL stays as it is while its queue is enabled, but for what is dropped, which drivers change with the link's flow control.

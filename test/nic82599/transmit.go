@@ -37,7 +37,7 @@ type loop struct {
 // transmit takes a queue's descriptors from head to tail.
 func (n *NIC) transmit(q int) {
 	size := n.get(regs.TDLEN(q)) / regs.DescSize
-	if size == 0 {
+	if n.get(regs.TDT(q)) >= size { // set when it could not be looked at: that was a violation already
 		return
 	}
 	base := uint64(n.get(regs.TDBAL(q))) | uint64(n.get(regs.TDBAH(q)))<<32
