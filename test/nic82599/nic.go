@@ -57,6 +57,7 @@ type NIC struct {
 	undefined   wordSet // registers that a reset has left undefined, and nobody has written since
 	linkStale   bool    // AUTOC or AUTOC2 say something else than when the link was last started
 	masterLooks int     // at STATUS, since CTRL.GIO_DIS was set
+	justReset   bool    // by CTRL, and nothing else was written since
 
 	wireDone chan struct{}
 	close    sync.Once

@@ -78,6 +78,7 @@ func (n *NIC) WriteBAR(offset, value uint32) {
 	}
 	i += r.First
 	n.undefined.remove(offset)
+	n.justReset = n.justReset && offset == regs.CTRL
 	if n.writeQueue(r, offset, i, value) || n.writeSpecial(offset, value) || n.writeInterrupt(r, offset, i, value) {
 		return
 	}
@@ -99,6 +100,7 @@ func (n *NIC) writeSpecial(offset, value uint32) bool {
 		if value&(regs.CTRL_RST|regs.CTRL_LRST) != 0 {
 			n.checkReset()
 			n.reset() // of what was written with it nothing stays
+			n.justReset = true
 			return true
 		}
 		n.writeMaster(value)

@@ -87,15 +87,21 @@ func TestReset(t *testing.T) {
 		r := newRig(t, Config{})
 		r.w(regs.CTRL, bit)
 		r.wantViolation("CTRL.RST")
+		r.w(regs.CTRL, 0)
+		r.w(regs.CTRL, bit)
+		r.wantNoViolation("two resets, one after the other")
+		r.w(regs.FCTRL, 0)
 		r.w(regs.CTRL, regs.CTRL_GIO_DIS)
 		r.w(regs.CTRL, bit|regs.CTRL_GIO_DIS)
 		r.wantViolation("CTRL.RST")
+		r.w(regs.FCTRL, 0)
 		r.w(regs.CTRL, regs.CTRL_GIO_DIS)
 		if r.r(regs.STATUS)&regs.STATUS_GIO == 0 {
 			t.Error("nothing was under way: a driver that looks once is not noticed")
 		}
 		r.w(regs.CTRL, bit|regs.CTRL_GIO_DIS)
 		r.wantViolation("CTRL.RST")
+		r.w(regs.FCTRL, 0)
 		r.stopMaster()
 		r.w(regs.CTRL, r.r(regs.CTRL)|bit)
 		r.wantNoViolation("a reset as it should be")
@@ -107,8 +113,8 @@ func TestReset(t *testing.T) {
 			r.stopMaster()
 			r.w(regs.CTRL, 0)
 		}
-		if got := r.nic.Resets(); got != 5 {
-			t.Errorf("%d resets, want 5 with the first", got)
+		if got := r.nic.Resets(); got != 6 {
+			t.Errorf("%d resets, want 6 with the first", got)
 		}
 	}
 }
