@@ -6,7 +6,7 @@ import "vhostkit/switchd/uplink/ixgbe/regs"
 // it on.
 func (n *NIC) resetLink() {
 	n.linkStale = false
-	n.set(regs.ESDP, regs.ESDP_SDP3)
+	n.set(regs.ESDP, n.get(regs.ESDP)|regs.ESDP_SDP3)
 }
 
 // linkUp: the light is there, and the driver has chosen 10 gigabit over SFI, started the link after that, and switched the laser on (4.6.4.2).
