@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -187,48 +188,70 @@ func (k *card) startEchoGuest(ctx context.Context, t *testing.T, g *guest.Guest,
 // wantPools compares the registers with what they have to hold for these ports and no others.
 func (k *card) wantPools(t *testing.T, mode int, ports map[int]pinger.Host) {
 	t.Helper()
-	holds := func() error {
-		s := k.Snapshot()
-		if s["MRQC"] != 8 || s["VT_CTL"]&1 == 0 || s["PFDTXGSWC"] != uint32(mode-1) {
-			return fmt.Errorf("MRQC %#x, VT_CTL %#x, PFDTXGSWC %#x", s["MRQC"], s["VT_CTL"], s["PFDTXGSWC"])
-		}
-		pools := map[uint32]uint32{} // pool by its VLAN
-		for i := range 64 {
-			if v := s[fmt.Sprintf("VLVF[%d]", i)]; v>>31 == 1 {
-				pools[v&0xfff] = s[fmt.Sprintf("VLVFB[%d]", 2*i)]
-			}
-		}
-		owned := 0
-		for i := 1; i < 128; i++ { // 0 is the card's own
-			ral, rah := s[fmt.Sprintf("RAL[%d]", i)], s[fmt.Sprintf("RAH[%d]", i)]
-			if rah>>31 == 0 {
-				continue
-			}
-			owned++
-			pool := s[fmt.Sprintf("MPSAR_LO[%d]", i)]
-			found := false
-			for p, h := range ports {
-				m := h.MAC
-				if ral == uint32(m[0])|uint32(m[1])<<8|uint32(m[2])<<16|uint32(m[3])<<24 && rah&0xffff == uint32(m[4])|uint32(m[5])<<8 {
-					found = pool&(1<<p) != 0 && pools[uint32(1000+p)]&(1<<p) != 0
-				}
-			}
-			if !found {
-				return fmt.Errorf("RAR[%d] %08x %08x belongs to pools %#x; VLANs %v", i, rah, ral, pool, pools)
-			}
-		}
-		if owned != len(ports) {
-			return fmt.Errorf("%d addresses in the card, want %d", owned, len(ports))
-		}
-		return nil
-	}
 	var err error
 	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if err = holds(); err == nil {
+		s := k.Snapshot()
+		if err = errors.Join(likeTheOldSwitch(s, mode), addressesOf(s, ports)); err == nil {
 			return
 		}
 	}
 	t.Errorf("registers: %v\n%s", err, sorted(k.Snapshot()))
+}
+
+// likeTheOldSwitch compares with what the sample switch of DPDK leaves in the registers, as far as this one does the same: 64 pools, each with
+// its VLAN, no default pool, and the card's own switch with --vm2vm 2.
+func likeTheOldSwitch(s map[string]uint32, mode int) (err error) {
+	const all = 0xffffffff
+	want := map[string]uint32{"MRQC": 8, "VT_CTL": 0x60000001, "VLNCTRL": 0x40008100, "VFRE[0]": all, "VFRE[1]": all, "PFDTXGSWC": 0, "VMTXSW[0]": 0, "VMTXSW[1]": 0}
+	if mode == 2 {
+		want["PFDTXGSWC"], want["VMTXSW[0]"], want["VMTXSW[1]"] = 1, all, all
+	}
+	for i := range 128 {
+		want[fmt.Sprintf("VFTA[%d]", i)] = all
+	}
+	for i := range 64 {
+		want[fmt.Sprintf("VLVF[%d]", i)] = 1<<31 | uint32(1000+i)
+		for half := range 2 {
+			want[fmt.Sprintf("VLVFB[%d]", 2*i+half)] = uint32(uint64(1) << i >> (32 * half))
+		}
+	}
+	for name, v := range want {
+		if s[name] != v {
+			err = errors.Join(err, fmt.Errorf("%s is %#x, want %#x", name, s[name], v))
+		}
+	}
+	return err
+}
+
+// addressesOf wants each port's address in one slot, for its pool alone, and nothing in the other slots.
+func addressesOf(s map[string]uint32, ports map[int]pinger.Host) error {
+	owned := map[int]int{} // slots by port
+	for i := range 128 {
+		slot := [4]uint32{}
+		for n, name := range []string{"RAL", "RAH", "MPSAR_LO", "MPSAR_HI"} {
+			slot[n] = s[fmt.Sprintf("%s[%d]", name, i)]
+		}
+		if slot == [4]uint32{} {
+			continue
+		}
+		found := false
+		for p, h := range ports {
+			m, pool := h.MAC, uint64(1)<<p
+			if slot == [4]uint32{binary.LittleEndian.Uint32(m[:]), 1<<31 | uint32(m[5])<<8 | uint32(m[4]), uint32(pool), uint32(pool >> 32)} {
+				owned[p]++
+				found = true
+			}
+		}
+		if !found {
+			return fmt.Errorf("RAL, RAH and MPSAR[%d] are %08x: no port's", i, slot)
+		}
+	}
+	for p := range ports {
+		if owned[p] != 1 {
+			return fmt.Errorf("the address of port %d is in %d slots", p, owned[p])
+		}
+	}
+	return nil
 }
 
 // wantCounters compares what vhostctl shows with what the test has sent and seen.

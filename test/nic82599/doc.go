@@ -7,5 +7,6 @@
 // rules, checksums and segmentation. What it has not: flow director (it says that it is ready and matches nothing), receive-side coalescing, IPsec,
 // SR-IOV mailboxes, FCoE, time.
 //
-// It is stricter than the card: what the datasheet forbids is noted as a violation, with the register's name.
+// It is stricter than the card: what the datasheet forbids is noted as a violation, with the register's name; what a reset leaves undefined holds
+// junk, and the laser is off. A rule that Linux's driver or DPDK's breaks is none.
 package nic82599

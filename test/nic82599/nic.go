@@ -59,6 +59,11 @@ type NIC struct {
 	resets     int
 	backlog    []loop // frames that the internal switch still has to deliver
 
+	undefined   wordSet // registers that a reset has left undefined, and nobody has written since
+	linkStale   bool    // AUTOC or AUTOC2 say something else than when the link was last started
+	masterLooks int     // at STATUS, since CTRL.GIO_DIS was set
+	justReset   bool    // by CTRL, and nothing else was written since
+
 	wireDone chan struct{}
 	close    sync.Once
 	closed   chan struct{}
@@ -166,6 +171,9 @@ func (n *NIC) reset() {
 	n.set(regs.RAL(0), uint32(m[0])|uint32(m[1])<<8|uint32(m[2])<<16|uint32(m[3])<<24)
 	n.set(regs.RAH(0), uint32(m[4])|uint32(m[5])<<8|regs.RAH_AV)
 	n.set(regs.MPSAR_LO(0), 1)
+	n.poison()
+	n.resetLink()
+	n.masterLooks = 0
 	n.eeprom.load(m, n.faults.EEPROMChecksum)
 	n.sfp.reset()
 	n.irq = interrupts{}

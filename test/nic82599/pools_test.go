@@ -136,39 +136,49 @@ func TestDefaultPoolAndReplication(t *testing.T) {
 	}
 }
 
-// TestReceiveSideScaling: flows spread over a pool's four queues; a flow stays in one.
+// TestReceiveSideScaling: flows spread over a pool's queues, and over none of its neighbours'; a flow stays in one.
 func TestReceiveSideScaling(t *testing.T) {
-	r := pooled(t, regs.MRQC_VMDQ32RSS|regs.MRQC_RSS_IP4, regs.MTQC_VMDQ32, 2)
-	for i := range 4 {
-		r.receive(8 + i)
-	}
-	for i := range 10 {
-		r.w(regs.RSSRK(i), 0x6d5a56da+uint32(i)*0x01030507)
-	}
-	for i := range 32 {
-		r.w(regs.RETA(i), 0x03020100)
-	}
-	r.start()
-	used := map[int]int{}
-	for host := range 64 {
-		f := udp(poolMAC(2), mac(9), 30)
-		f[29] = byte(host) // the sender's address
-		for range 2 {
-			got := r.in(tag(f, 102))
-			if len(got) != 1 {
-				t.Fatalf("host %d: queues %v", host, got)
+	for _, c := range []struct {
+		name       string
+		mrqc, mtqc uint32
+		perPool    int
+	}{
+		{"32x4", regs.MRQC_VMDQ32RSS, regs.MTQC_VMDQ32, 4},
+		{"64x2", regs.MRQC_VMDQ64RSS, regs.MTQC_VMDQ64, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := pooled(t, c.mrqc|regs.MRQC_RSS_IP4, c.mtqc, 2)
+			first := 2 * c.perPool
+			for q := range 4 * c.perPool { // those of its neighbours, too
+				r.receive(q)
 			}
-			if q, ok := used[1000+host]; ok && q != got[0] {
-				t.Errorf("host %d is in queues %d and %d", host, q, got[0])
+			for i := range 10 {
+				r.w(regs.RSSRK(i), 0x6d5a56da+uint32(i)*0x01030507)
 			}
-			used[1000+host] = got[0]
-			used[got[0]]++
-		}
-	}
-	for q := 8; q < 12; q++ {
-		if used[q] < 8 {
-			t.Errorf("queue %d has %d of 128 frames", q, used[q])
-		}
+			for i := range 32 {
+				r.w(regs.RETA(i), 0x03020100)
+			}
+			r.start()
+			used := map[int]int{}
+			for host := range 64 {
+				f := udp(poolMAC(2), mac(9), 30)
+				f[29] = byte(host) // the sender's address
+				one, again := r.in(tag(f, 102)), r.in(tag(f, 102))
+				if len(one) != 1 || !slices.Equal(one, again) {
+					t.Fatalf("host %d: queues %v and %v", host, one, again)
+				}
+				used[one[0]]++
+			}
+			for q := first; q < first+c.perPool; q++ {
+				if used[q] < 16/c.perPool {
+					t.Errorf("queue %d has %d of 64 hosts", q, used[q])
+				}
+				delete(used, q)
+			}
+			if len(used) != 0 {
+				t.Errorf("hosts are in queues of other pools: %v", used)
+			}
+		})
 	}
 }
 

@@ -28,9 +28,17 @@ func (n *NIC) writeQueue(r *regs.Register, offset uint32, q int, value uint32) b
 			if !n.has(regs.DMATXCTL, regs.DMATXCTL_TE) {
 				n.violate("%s enabled while DMATXCTL.TE is clear (4.6.8)", regs.Name(offset))
 			}
+			if n.has(regs.DCA_TXCTRL(q), regs.DCA_TXCTRL_WRO) {
+				n.violate("DCA_TXCTRL[%d]: write-back with relaxed ordering when the queue is enabled (8.2.3.11.2)", q)
+			}
 			n.tx[q] = txQueue{}
 		}
 		n.set(offset, value&^regs.TXDCTL_SWFLSH)
+	case "SRRCTL":
+		if changed := value ^ n.get(offset); changed&^regs.SRRCTL_DROP_EN != 0 && n.has(regs.RXDCTL(q), regs.RXDCTL_ENABLE) {
+			n.violate("SRRCTL[%d] changed from %#x to %#x while its queue is enabled (8.2.3.8.7)", q, n.get(offset), value)
+		}
+		n.set(offset, value)
 	default:
 		return false
 	}
@@ -77,12 +85,29 @@ func (n *NIC) writeTDT(q int, tail uint32) {
 	case enabled && tail >= size:
 		n.violate("TDT[%d] set to %d in a ring of %d (8.2.3.9.9)", q, tail, size)
 		return
+	case enabled && tail != n.get(regs.TDT(q)) && n.has(regs.RTTDCS, regs.RTTDCS_ARBDIS):
+		n.violate("TDT[%d] set to %d while RTTDCS.ARBDIS is set (4.6.8)", q, tail)
 	}
 	n.set(regs.TDT(q), tail)
-	if enabled && n.has(regs.DMATXCTL, regs.DMATXCTL_TE) {
+	if enabled && n.has(regs.DMATXCTL, regs.DMATXCTL_TE) && !n.has(regs.RTTDCS, regs.RTTDCS_ARBDIS) {
 		n.transmit(q)
 		n.deliverLooped()
 	}
+}
+
+// writeArbiter writes RTTDCS. What was queued while the arbiter was off leaves when it is on again.
+func (n *NIC) writeArbiter(value uint32) {
+	was := n.has(regs.RTTDCS, regs.RTTDCS_ARBDIS)
+	n.set(regs.RTTDCS, value)
+	if !was || n.has(regs.RTTDCS, regs.RTTDCS_ARBDIS) || !n.has(regs.DMATXCTL, regs.DMATXCTL_TE) {
+		return
+	}
+	for q := range regs.TXQueues {
+		if n.has(regs.TXDCTL(q), regs.TXDCTL_ENABLE) {
+			n.transmit(q)
+		}
+	}
+	n.deliverLooped()
 }
 
 // dmaRead and dmaWrite go to the driver's memory; register names whom to blame.
@@ -101,7 +126,7 @@ func (n *NIC) dma(iova uint64, p []byte, register string, q int, write bool) boo
 	case !n.pci.busMaster():
 		n.violate("%s[%d]: DMA at %#x, but the command register's bus master bit is clear", register, q, iova)
 		return false
-	case !n.has(regs.STATUS, regs.STATUS_GIO):
+	case n.has(regs.CTRL, regs.CTRL_GIO_DIS) && !n.faults.GIOStuck:
 		n.violate("%s[%d]: DMA at %#x, but CTRL.GIO_DIS is set", register, q, iova)
 		return false
 	}

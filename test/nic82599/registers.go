@@ -32,6 +32,7 @@ func (n *NIC) ReadBAR(offset uint32) uint32 {
 func (n *NIC) readSpecial(offset uint32) (value uint32, done bool) {
 	switch offset {
 	case regs.STATUS:
+		n.lookAtMaster()
 		value = n.get(regs.STATUS)
 		if n.linkUp() {
 			value |= regs.STATUS_LINK_UP
@@ -76,6 +77,8 @@ func (n *NIC) WriteBAR(offset, value uint32) {
 		return
 	}
 	i += r.First
+	n.undefined.remove(offset)
+	n.justReset = n.justReset && offset == regs.CTRL
 	if n.writeQueue(r, offset, i, value) || n.writeSpecial(offset, value) || n.writeInterrupt(r, offset, i, value) {
 		return
 	}
@@ -95,15 +98,12 @@ func (n *NIC) writeSpecial(offset, value uint32) bool {
 	switch offset {
 	case regs.CTRL:
 		if value&(regs.CTRL_RST|regs.CTRL_LRST) != 0 && !n.faults.HungReset {
+			n.checkReset()
 			n.reset() // of what was written with it nothing stays
+			n.justReset = true
 			return true
 		}
-		n.set(regs.CTRL, value)
-		status := n.get(regs.STATUS) &^ regs.STATUS_GIO
-		if value&regs.CTRL_GIO_DIS == 0 || n.faults.GIOStuck {
-			status |= regs.STATUS_GIO
-		}
-		n.set(regs.STATUS, status)
+		n.writeMaster(value)
 	case regs.EEC:
 		n.set(offset, n.eeprom.drive(n.get(offset), value))
 	case regs.EERD:
@@ -113,11 +113,10 @@ func (n *NIC) writeSpecial(offset, value uint32) bool {
 		n.sfp.drive(value&regs.I2CCTL_CLK_OUT != 0, value&regs.I2CCTL_DATA_OUT != 0, !n.faults.NoSFP)
 	case regs.MSCA:
 		n.set(offset, value&^regs.MSCA_MDI_COMMAND)
-	case regs.AUTOC:
-		n.set(offset, value&^regs.AUTOC_RESTART)
-		if value&regs.AUTOC_RESTART != 0 && n.linkUp() {
-			n.cause(regs.EICR_LSC)
-		}
+	case regs.AUTOC, regs.AUTOC2, regs.ESDP:
+		n.writeLink(offset, value)
+	case regs.RTTDCS:
+		n.writeArbiter(value)
 	case regs.FDIRCTRL:
 		n.set(offset, value|regs.FDIRCTRL_INITDONE)
 	case regs.FDIRCMD:
@@ -136,20 +135,15 @@ func (n *NIC) rules(offset, value uint32) {
 	case offset == regs.MTQC && value != n.get(offset) && !n.has(regs.RTTDCS, regs.RTTDCS_ARBDIS):
 		n.violate("MTQC changed to %#x without RTTDCS.ARBDIS (7.2.1.2.1)", value)
 	case offset == regs.RXCTRL && value&regs.RXCTRL_RXEN != 0:
+		if !n.has(regs.RXCTRL, regs.RXCTRL_RXEN) {
+			n.checkTables(n.has(regs.VT_CTL, regs.VT_CTL_VT_EN))
+		}
 		if n.has(regs.HLREG0, regs.HLREG0_RXCRCSTR) != n.has(regs.RDRXCTL, regs.RDRXCTL_CRCSTRIP) {
 			n.violate("RXCTRL.RXEN set while HLREG0.RXCRCSTRP and RDRXCTL.CRCSTRIP differ (8.2.3.8.8)")
 		}
+	case offset == regs.VT_CTL && value&regs.VT_CTL_VT_EN != 0 && !n.has(regs.VT_CTL, regs.VT_CTL_VT_EN) && n.has(regs.RXCTRL, regs.RXCTRL_RXEN):
+		n.checkTables(true)
 	case offset >= regs.RXPBSIZE(0) && offset <= regs.RXPBSIZE(7) && value != n.get(offset) && n.has(regs.RXCTRL, regs.RXCTRL_RXEN):
 		n.violate("%s changed while RXCTRL.RXEN is set (8.2.3.8.9)", regs.Name(offset))
 	}
-}
-
-// linkUp: the light is there, and the driver has switched the laser on and chosen 10G.
-func (n *NIC) linkUp() bool { return !n.faults.NoLink && !n.faults.NoSFP }
-
-func (n *NIC) links() uint32 {
-	if !n.linkUp() {
-		return 0
-	}
-	return regs.LINKS_UP | regs.LINKS_SPEED_10G | regs.LINKS_KX_AN_COMP
 }

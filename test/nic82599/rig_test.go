@@ -31,7 +31,9 @@ const ringSize, bufferSize = 32, 2048
 func newRig(t *testing.T, c Config) *rig {
 	t.Helper()
 	wire := NewPair(256)
-	c.Wire = wire
+	if c.Wire == nil {
+		c.Wire = wire
+	}
 	r := &rig{T: t, nic: New(c), wire: wire, rx: map[int]*ring{}, tx: map[int]*ring{}}
 	r.dev = r.nic.Device()
 	r.must(r.dev.WriteConfig(4, 2, 6))
@@ -60,12 +62,46 @@ func (g *ring) at(i int) (d, b int)   { return i % ringSize * regs.DescSize, i %
 
 // bringUp is what a driver does before its rings (4.6).
 func (r *rig) bringUp() {
+	r.w(regs.ESDP, r.r(regs.ESDP)&^regs.ESDP_SDP3)
+	r.clearTables("")
+	for _, t := range regs.Table() {
+		for i := range t.Count {
+			if t.Mode == regs.RC {
+				r.r(t.Offset + uint32(i)*t.Stride)
+			}
+		}
+	}
 	r.w(regs.HLREG0, r.r(regs.HLREG0)|regs.HLREG0_RXCRCSTR|regs.HLREG0_TXCRCEN|regs.HLREG0_TXPADEN)
 	r.w(regs.RDRXCTL, r.r(regs.RDRXCTL)|regs.RDRXCTL_CRCSTRIP)
 	r.w(regs.RXPBSIZE(0), 0x80000)
 	r.w(regs.FCRTH(0), 0x80000-24576)
 	r.w(regs.FCTRL, regs.FCTRL_BAM)
 	r.w(regs.DMATXCTL, regs.DMATXCTL_TE)
+}
+
+// clearTables writes the tables that are undefined after a reset, but for the last entry of one.
+func (r *rig) clearTables(but string) {
+	for _, t := range undefinedTables {
+		last := t.count - 1
+		if t.name != but {
+			last = t.count
+		}
+		for i := t.first; i < last; i++ {
+			r.w(t.register(i), 0)
+		}
+	}
+}
+
+// stopMaster ends the card's accesses to memory, as it has to before a reset.
+func (r *rig) stopMaster() {
+	r.Helper()
+	r.w(regs.CTRL, r.r(regs.CTRL)|regs.CTRL_GIO_DIS)
+	for range 10 {
+		if r.r(regs.STATUS)&regs.STATUS_GIO == 0 {
+			return
+		}
+	}
+	r.Error("the master does not stop")
 }
 
 func (r *rig) receive(q int) {
@@ -91,8 +127,17 @@ func (r *rig) transmit(q int) {
 	r.w(regs.TDBAL(q), uint32(g.desc.IOVA))
 	r.w(regs.TDBAH(q), uint32(g.desc.IOVA>>32))
 	r.w(regs.TDLEN(q), ringSize*regs.DescSize)
+	r.w(regs.DCA_TXCTRL(q), 0)
 	r.w(regs.TXDCTL(q), regs.TXDCTL_ENABLE)
+	if r.pools() {
+		r.descriptor(q, ethHeader<<9, regs.TXD_DTYP_CTXT|regs.TXD_DEXT, 0)
+	}
 }
+
+const ethHeader = 14 // bytes
+
+// pools: queues are divided among pools, whose frames need a context (7.2.3.2.4).
+func (r *rig) pools() bool { return r.r(regs.MTQC)&regs.MTQC_VT_ENA != 0 }
 
 // descriptor puts 16 bytes into a transmit ring.
 func (r *rig) descriptor(q int, low uint64, command, status uint32) (at int) {
@@ -111,6 +156,9 @@ func (r *rig) send(q int, frame []byte, command, status uint32) (at int) {
 	g := r.tx[q]
 	_, b := g.at(g.next)
 	copy(r.mem(g.data)[b:b+bufferSize], frame)
+	if r.pools() {
+		status |= regs.TXD_CC
+	}
 	at = r.descriptor(q, g.data.IOVA+uint64(b), uint32(len(frame))|regs.TXD_DTYP_DATA|regs.TXD_EOP|regs.TXD_IFCS|regs.TXD_DEXT|regs.TXD_RS|command,
 		status|uint32(len(frame))<<regs.TXD_PAYLEN_SHIFT)
 	r.w(regs.TDT(q), uint32(g.next%ringSize))

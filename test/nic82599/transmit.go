@@ -37,7 +37,7 @@ type loop struct {
 // transmit takes a queue's descriptors from head to tail.
 func (n *NIC) transmit(q int) {
 	size := n.get(regs.TDLEN(q)) / regs.DescSize
-	if size == 0 {
+	if n.get(regs.TDT(q)) >= size { // set when it could not be looked at: that was a violation already
 		return
 	}
 	base := uint64(n.get(regs.TDBAL(q))) | uint64(n.get(regs.TDBAH(q)))<<32
@@ -100,6 +100,9 @@ func (n *NIC) gather(q int, d []byte, command, status uint32) bool {
 	t := &n.tx[q]
 	if len(t.frame) == 0 {
 		t.first = txDesc{command, status}
+		if command&regs.TXD_DEXT != 0 && status&regs.TXD_CC == 0 && n.has(regs.MTQC, regs.MTQC_VT_ENA) {
+			n.violate("TDBAL[%d]: TXD.CC is clear while MTQC.VT_ENA is set (7.2.3.2.4)", q)
+		}
 	}
 	part := make([]byte, command&regs.TXD_LEN)
 	if len(part) == 0 {
@@ -133,7 +136,7 @@ func (n *NIC) offload(q int, f []byte, d txDesc) {
 		return
 	}
 	c := n.tx[q].contexts[d.status>>regs.TXD_IDX_SHIFT&1]
-	uses := d.command&(regs.TXD_TSE|regs.TXD_VLE) != 0 || d.status&(regs.TXD_IXSM|regs.TXD_TXSM) != 0
+	uses := d.command&(regs.TXD_TSE|regs.TXD_VLE) != 0 || d.status&(regs.TXD_CC|regs.TXD_IXSM|regs.TXD_TXSM) != 0
 	if uses && !c.set {
 		n.violate("TDBAL[%d]: offloads without a context descriptor (7.2.3.2.3)", q)
 		return

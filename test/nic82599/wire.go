@@ -88,7 +88,7 @@ type WireCloser interface {
 func OpenTAP(name string) (WireCloser, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open /dev/net/tun: %w", err)
+		return nil, fmt.Errorf("attach to the TAP interface %s: open /dev/net/tun: %w; it takes the module tun and the right to it", name, err)
 	}
 	request, err := unix.NewIfreq(name)
 	if err == nil {

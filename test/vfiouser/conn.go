@@ -7,15 +7,17 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // conn sends and receives whole messages with their descriptors.
 type conn struct {
-	socket *net.UnixConn
-	sendMu sync.Mutex
-	room   [maxMessage]byte
+	socket   *net.UnixConn
+	patience time.Duration // with a client that does not take its replies; 0: none is needed
+	sendMu   sync.Mutex
+	room     [maxMessage]byte
 }
 
 // receive gives the next message. The payload is valid until the next call; the descriptors are the caller's.
@@ -65,6 +67,9 @@ func (c *conn) reply(to header, payload []byte, failure error) error {
 	h.size = uint32(headerSize + len(payload))
 	c.sendMu.Lock()
 	defer c.sendMu.Unlock()
+	if c.patience > 0 {
+		_ = c.socket.SetWriteDeadline(time.Now().Add(c.patience))
+	}
 	_, err := c.socket.Write(append(h.append(make([]byte, 0, h.size)), payload...))
 	return err
 }

@@ -10,11 +10,14 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Device is what is served: a PCI function with registers in BAR 0 and its MSI-X table in another. Its methods are called by one goroutine.
+// Device is what is served: a PCI function with registers in BAR 0 and its MSI-X table in another. Its methods are called by one goroutine at a
+// time.
 type Device interface {
 	// ReadBAR and WriteBAR are accesses to BAR 0, of 32 bits at multiples of 4.
 	ReadBAR(offset uint32) uint32
@@ -36,12 +39,14 @@ type Layout struct {
 	Vectors int
 }
 
-// Server serves one device to one client at a time.
+// Server serves one device. Several clients may be connected; the device is one's at a time.
 type Server struct {
-	device Device
-	layout Layout
-	log    *slog.Logger
-	others [6][]byte // BARs without registers: plain memory
+	device  Device
+	layout  Layout
+	log     *slog.Logger
+	others  [6][]byte // BARs without registers: plain memory
+	limits  limits
+	clients clients
 }
 
 // New makes a server.
@@ -49,7 +54,7 @@ func New(d Device, l Layout, log *slog.Logger) *Server {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{device: d, layout: l, log: log}
+	s := &Server{device: d, layout: l, log: log, limits: defaultLimits}
 	for i := 1; i < len(l.BAR); i++ {
 		s.others[i] = make([]byte, l.BAR[i])
 	}
@@ -65,6 +70,8 @@ func (s *Server) Serve(ctx context.Context, path string) error {
 	}
 	defer l.Close()
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	var attending sync.WaitGroup
+	defer attending.Wait()
 	for {
 		c, err := l.AcceptUnix()
 		if err != nil {
@@ -73,44 +80,34 @@ func (s *Server) Serve(ctx context.Context, path string) error {
 			}
 			return fmt.Errorf("serve a device on %s: %w", path, err)
 		}
-		end := context.AfterFunc(ctx, func() { _ = c.Close() })
-		if err := s.attend(&conn{socket: c}); err != nil && ctx.Err() == nil {
-			s.log.Warn("the client's connection ended", "error", err)
-		}
-		end()
-		_ = c.Close()
+		x := s.join(&conn{socket: c, patience: s.limits.write})
+		attending.Add(1)
+		go func() {
+			defer attending.Done()
+			defer context.AfterFunc(ctx, func() { _ = c.Close() })()
+			if err := x.attend(); err != nil && ctx.Err() == nil {
+				s.log.Warn("the client's connection ended", "error", err)
+			}
+			_ = c.Close()
+		}()
 	}
 }
 
-// session is one client's.
-type session struct {
-	*Server
-	conn    *conn
-	memory  Memory
-	vectors *vectors
-	greeted bool
-}
-
 // attend serves one client until it leaves.
-func (s *Server) attend(c *conn) (err error) {
-	x := &session{Server: s, conn: c, vectors: newVectors(s.layout.Vectors)}
-	s.device.SetMemory(&x.memory)
-	s.device.SetInterrupt(x.vectors.trigger)
-	defer func() {
-		s.device.SetInterrupt(nil)
-		s.device.SetMemory(nil)
-		s.device.Reset()
-		x.vectors.close()
-		x.memory.close()
-	}()
+func (x *session) attend() (err error) {
+	defer x.leave()
+	s, c := x.Server, x.conn
 	for {
 		h, payload, fds, err := c.receive()
-		if errors.Is(err, io.EOF) {
+		switch {
+		case errors.Is(err, io.EOF):
 			return nil
-		}
-		if err != nil {
+		case err != nil && x.dropped.Load():
+			return errSilent
+		case err != nil:
 			return err
 		}
+		x.heard.Store(time.Now().UnixNano())
 		fds, answer, failure := x.safely(h, payload, fds)
 		closeAll(fds)
 		if failure != nil {
@@ -148,6 +145,11 @@ func (x *session) command(h header, b []byte, fds []int) (rest []int, answer []b
 	}
 	if !x.greeted && h.command != VFIO_USER_VERSION {
 		return fds, nil, fmt.Errorf("%w: command %d before VERSION", ErrProtocol, h.command)
+	}
+	if needsDevice(h.command) {
+		if err := x.claim(); err != nil {
+			return fds, nil, fmt.Errorf("command %d: %w", h.command, err)
+		}
 	}
 	switch h.command {
 	case VFIO_USER_VERSION:

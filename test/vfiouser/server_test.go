@@ -69,11 +69,18 @@ func (c *card) Reset() {
 // start serves a card and gives the socket's path.
 func start(t testing.TB) (*card, string) {
 	t.Helper()
+	_, c, path := startWith(t, defaultLimits)
+	return c, path
+}
+
+func startWith(t testing.TB, l limits) (*Server, *card, string) {
+	t.Helper()
 	c := &card{}
 	path := filepath.Join(t.TempDir(), "device")
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	s := New(c, Layout{BAR: [6]uint64{4096, 0, 0, 0, 512}, Config: 256, Vectors: 8}, nil)
+	s.limits = l
 	go func() { done <- s.Serve(ctx, path) }()
 	t.Cleanup(func() {
 		cancel()
@@ -86,7 +93,7 @@ func start(t testing.TB) (*card, string) {
 			t.Error("the server does not end")
 		}
 	})
-	return c, path
+	return s, c, path
 }
 
 // client is the other end.
@@ -365,7 +372,7 @@ func FuzzClient(f *testing.F) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_ = s.attend(&conn{socket: server})
+			_ = s.join(&conn{socket: server}).attend()
 			server.Close()
 		}()
 		go func() {

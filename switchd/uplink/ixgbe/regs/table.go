@@ -107,7 +107,7 @@ var Table = sync.OnceValue(func() []Register {
 		one("SECTXCTRL", SECTXCTRL, RW, 0, 7, "8.2.3.12.1"), one("SECTXSTAT", SECTXSTAT, RO, 1, 0, "8.2.3.12.2"), one("SECTXMINIFG", SECTXMIN, RW, 0, all, "8.2.3.12.4"),
 		array("TXPBSIZE", TXPBSIZE(0), 4, 8, RW, "8.2.3.9.13"), array("TXPBTHRESH", TXPBTHRESH(0), 4, 8, RW, "8.2.3.9.16"),
 		txQueues("TDBAL", 0x00, Queue, 0, 0xffffff80, "8.2.3.9.5"), txQueues("TDBAH", 0x04, Queue, 0, all, "8.2.3.9.6"), txQueues("TDLEN", 0x08, Queue, 0, 0xfff80, "8.2.3.9.7"),
-		txQueues("DCA_TXCTRL", 0x0C, RW, 0, all, "8.2.3.11.2"), txQueues("TDH", 0x10, Queue, 0, 0xffff, "8.2.3.9.8"), txQueues("TDT", 0x18, RW, 0, 0xffff, "8.2.3.9.9"),
+		txQueues("DCA_TXCTRL", 0x0C, RW, DCA_TXCTRL_WRO, all, "8.2.3.11.2"), txQueues("TDH", 0x10, Queue, 0, 0xffff, "8.2.3.9.8"), txQueues("TDT", 0x18, RW, 0, 0xffff, "8.2.3.9.9"),
 		txQueues("TXDCTL", 0x28, RW, 0, all, "8.2.3.9.10"), txQueues("TDWBAL", 0x38, RW, 0, all, "8.2.3.9.11"), txQueues("TDWBAH", 0x3C, RW, 0, all, "8.2.3.9.12"),
 		one("HLREG0", HLREG0, RW, HLREG0_TXCRCEN|HLREG0_RXCRCSTR|HLREG0_TXPADEN|1<<11, all, "8.2.3.22.8"), one("MSCA", MSCA, Self, 0, all, "8.2.3.22.11"),
 		one("MSRWD", MSRWD, RW, 0xffff, 0, "8.2.3.22.12"), one("MAXFRS", MAXFRS, RW, 0x5EE0000, 0xffff0000, "8.2.3.22.13"), one("PCSS1", PCSS1, RO, 0, 0, "8.2.3.22.14"),
@@ -120,7 +120,7 @@ var Table = sync.OnceValue(func() []Register {
 	t = append(t, queues("RDBAL", 0x00, Queue, 0, 0xffffff80, "8.2.3.8.1")...)
 	t = append(t, queues("RDBAH", 0x04, Queue, 0, all, "8.2.3.8.2")...)
 	t = append(t, queues("RDLEN", 0x08, Queue, 0, 0xfff80, "8.2.3.8.3")...)
-	t = append(t, queues("DCA_RXCTRL", 0x0C, RW, 0, all, "8.2.3.11.1")...)
+	t = append(t, queues("DCA_RXCTRL", 0x0C, RW, DCA_RXCTRL_RO_WR, all, "8.2.3.11.1")...)
 	t = append(t, queues("RDH", 0x10, Queue, 0, 0xffff, "8.2.3.8.4")...)
 	t = append(t, queues("SRRCTL", 0x14, RW, 0x402, all, "8.2.3.8.7")...)
 	t = append(t, queues("RDT", 0x18, RW, 0, 0xffff, "8.2.3.8.5")...)
