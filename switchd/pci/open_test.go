@@ -238,6 +238,7 @@ func sendOne(t *testing.T, n *nic82599.NIC, d pci.Device, r pci.Registers, wire 
 	copy(guest[4096+64:], frame)
 	r.Write32(regs.ESDP, r.Read32(regs.ESDP)&^regs.ESDP_SDP3) // the laser
 	r.Write32(regs.DMATXCTL, regs.DMATXCTL_TE)
+	r.Write32(regs.DCA_TXCTRL(0), 0)
 	r.Write32(regs.TDBAL(0), uint32(ring.IOVA))
 	r.Write32(regs.TDBAH(0), uint32(ring.IOVA>>32))
 	r.Write32(regs.TDLEN(0), 4096)
