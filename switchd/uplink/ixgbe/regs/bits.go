@@ -72,7 +72,6 @@ const (
 	SRRCTL_DROP_EN     = 1 << 28
 	DCA_RXCTRL_RO_WR   = 1 << 12 // must be written 0
 	DCA_TXCTRL_WRO     = 1 << 11
-	DCA_TXCTRL_WRO_DPK = 1 << 11
 
 	RAH_AV = 1 << 31
 
