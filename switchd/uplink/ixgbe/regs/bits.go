@@ -66,12 +66,12 @@ const (
 	RXDCTL_ENABLE = 1 << 25
 	RXDCTL_VME    = 1 << 30
 
-	SRRCTL_BSIZEPKT    = 0x1f // KiB
-	SRRCTL_DESCTYPE    = 7 << 25
-	SRRCTL_ADV_ONEBUF  = 1 << 25
-	SRRCTL_DROP_EN     = 1 << 28
-	DCA_RXCTRL_RO_WR   = 1 << 12 // must be written 0
-	DCA_TXCTRL_WRO     = 1 << 11
+	SRRCTL_BSIZEPKT   = 0x1f // KiB
+	SRRCTL_DESCTYPE   = 7 << 25
+	SRRCTL_ADV_ONEBUF = 1 << 25
+	SRRCTL_DROP_EN    = 1 << 28
+	DCA_RXCTRL_RO_WR  = 1 << 12 // must be written 0
+	DCA_TXCTRL_WRO    = 1 << 11
 
 	RAH_AV = 1 << 31
 
