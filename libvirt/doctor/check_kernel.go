@@ -132,6 +132,9 @@ func judge82599(e *Env, address, driver string) Result {
 	groups, _ := e.Files.ReadDir("/sys/kernel/iommu_groups")
 	iommu := "add intel_iommu=on iommu=pt (AMD: amd_iommu=on) to the kernel's command line and reboot"
 	switch {
+	case driver == "uio_pci_generic":
+		return warn("vhostctl nic bind "+address+" --driver vfio-pci, where there is an IOMMU",
+			"%s is bound to uio_pci_generic: switchd drives it with --unprotected-dma 1 only, and it can reach all memory of this host", address)
 	case driver != "vfio-pci":
 		detail := fmt.Sprintf("%s is bound to %s: the kernel's, not switchd's", address, driver)
 		if driver == "." || driver == "" {

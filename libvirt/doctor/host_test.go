@@ -86,6 +86,7 @@ var hostScenarios = []scenario{
 	{"nic-82599", "none", nil, NotApplicable, "", ""},
 	{"nic-82599", "kernel's", func(r *rig) { use82599(r, "ixgbe") }, OK, "bound to ixgbe", ""},
 	{"nic-82599", "vfio", func(r *rig) { use82599(r, "vfio-pci") }, OK, "vfio-pci, with an IOMMU", ""},
+	{"nic-82599", "uio", func(r *rig) { use82599(r, "uio_pci_generic") }, Warn, "--unprotected-dma 1", "vfio-pci"},
 	{"nic-82599", "no iommu", func(r *rig) { use82599(r, "vfio-pci"); delete(r.files, "/sys/kernel/iommu_groups/7/type") }, Fail, "no IOMMU", "intel_iommu=on"},
 	{"nic-82599", "no group", func(r *rig) {
 		use82599(r, "vfio-pci")
