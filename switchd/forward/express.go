@@ -173,14 +173,14 @@ func (w *worker) moveGroups(r *transmitRing) (arrived int) {
 // moveRest gives frames to a port in the general way.
 func (w *worker) moveRest(r *transmitRing, to int, list []uint8) int {
 	for _, i := range list {
-		w.generalize(r, int(i))
+		w.generalize(int(i))
 	}
 	w.requests = false
 	return w.deliver(w.table.ports[to], r.pair, list, r.c)
 }
 
 // generalize describes a frame of the express lane as the general way has it.
-func (w *worker) generalize(r *transmitRing, i int) {
+func (w *worker) generalize(i int) {
 	p := &w.lane.passing[i]
 	w.fromOutside[i][0] = guestmem.Segment{Addr: p.addr, Len: p.length}
 	w.frames[i] = frame{low: p.low, high: p.high, segments: w.fromOutside[i][:], offset: headerLen, length: int(p.length)}

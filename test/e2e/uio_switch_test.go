@@ -18,30 +18,9 @@ import (
 // bootUIO boots a guest with the card and no IOMMU, with hugepages and this machine's programs.
 func (k *card) bootUIO(ctx context.Context, t *testing.T, name string) *guest.Guest {
 	t.Helper()
-	g, err := guest.Start(ctx, guest.Config{
-		Name: name, QEMU: newQEMU(ctx, t), Accel: "tcg", Machine: "q35", MemoryMiB: 1024, CPUs: 2,
-		Files:    map[string]string{"/programs/vhostctl": commandPath(t, "vhostctl"), "/programs/switchd": commandPath(t, "switchd"), "/programs/pinger": testProgram(ctx, t, "pinger/cmd/pinger")},
-		HostRoot: true, Modules: []string{"uio_pci_generic", "ixgbe", "af_packet"}, BootTimeout: 3 * time.Minute,
-		QEMUArgs: []string{"-device", fmt.Sprintf(`{"driver":"vfio-user-pci","socket":{"path":%q,"type":"unix"},"addr":"0x10"}`, k.socket)},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("registers while the guest runs: %s\nconsole: %s", sorted(k.Snapshot()), tail(g.Console(), 30))
-		}
-		g.Kill()
-	})
-	if err := g.MountHost(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := g.Shell(ctx, `mount -t tmpfs none /host/var/lib
-cp /programs/* /host/tmp
-echo 150 > /proc/sys/vm/nr_hugepages`); err != nil {
-		t.Fatal(err)
-	}
-	return g
+	return k.boot(ctx, t, guest.Config{
+		Name: name, Machine: "q35", MemoryMiB: 1024, Modules: []string{"uio_pci_generic", "ixgbe", "af_packet"}, BootTimeout: 3 * time.Minute,
+	}, "echo 150 > /proc/sys/vm/nr_hugepages")
 }
 
 func (k *card) busMaster(t *testing.T) bool {

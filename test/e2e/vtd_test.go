@@ -19,15 +19,23 @@ const vtdCard = "0000:00:10.0"
 // bootVTD boots a guest with an emulated VT-d and the card behind it, hugepages and this machine's programs.
 func (k *card) bootVTD(ctx context.Context, t *testing.T, name string) *guest.Guest {
 	t.Helper()
-	g, err := guest.Start(ctx, guest.Config{
-		Name: name, QEMU: newQEMU(ctx, t), Accel: "tcg", Machine: "q35,kernel-irqchip=split", KernelArgs: "intel_iommu=on", MemoryMiB: 1536, CPUs: 2,
-		Files:    map[string]string{"/programs/vhostctl": commandPath(t, "vhostctl"), "/programs/switchd": commandPath(t, "switchd"), "/programs/pinger": testProgram(ctx, t, "pinger/cmd/pinger")},
-		HostRoot: true, Modules: []string{"vfio-pci", "vfio_iommu_type1", "ixgbe", "af_packet"}, BootTimeout: 4 * time.Minute,
-		QEMUArgs: []string{
-			"-device", "intel-iommu,intremap=on,caching-mode=on",
-			"-device", fmt.Sprintf(`{"driver":"vfio-user-pci","socket":{"path":%q,"type":"unix"},"addr":"0x10"}`, k.socket),
-		},
-	})
+	return k.boot(ctx, t, guest.Config{
+		Name: name, Machine: "q35,kernel-irqchip=split", KernelArgs: "intel_iommu=on", MemoryMiB: 1536,
+		Modules: []string{"vfio-pci", "vfio_iommu_type1", "ixgbe", "af_packet"}, BootTimeout: 4 * time.Minute,
+		QEMUArgs: []string{"-device", "intel-iommu,intremap=on,caching-mode=on"},
+	}, `echo 300 > /proc/sys/vm/nr_hugepages
+mkdir -p /dev/hugepages && mount -t hugetlbfs none /dev/hugepages`)
+}
+
+// boot starts a guest that has the card and the project's programs, and prepares it with a script.
+func (k *card) boot(ctx context.Context, t *testing.T, c guest.Config, script string) *guest.Guest {
+	t.Helper()
+	c.QEMU, c.Accel, c.CPUs, c.HostRoot = newQEMU(ctx, t), "tcg", 2, true
+	c.Files = map[string]string{
+		"/programs/vhostctl": commandPath(t, "vhostctl"), "/programs/switchd": commandPath(t, "switchd"), "/programs/pinger": testProgram(ctx, t, "pinger/cmd/pinger"),
+	}
+	c.QEMUArgs = append(c.QEMUArgs, "-device", fmt.Sprintf(`{"driver":"vfio-user-pci","socket":{"path":%q,"type":"unix"},"addr":"0x10"}`, k.socket))
+	g, err := guest.Start(ctx, c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,10 +48,7 @@ func (k *card) bootVTD(ctx context.Context, t *testing.T, name string) *guest.Gu
 	if err := g.MountHost(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := g.Shell(ctx, `mount -t tmpfs none /host/var/lib
-cp /programs/* /host/tmp
-echo 300 > /proc/sys/vm/nr_hugepages
-mkdir -p /dev/hugepages && mount -t hugetlbfs none /dev/hugepages`); err != nil {
+	if _, err := g.Shell(ctx, "mount -t tmpfs none /host/var/lib\ncp /programs/* /host/tmp\n"+script); err != nil {
 		t.Fatal(err)
 	}
 	return g
