@@ -74,12 +74,9 @@ func (s *Switch) Ports() []PortStats {
 func (s *Switch) Addresses() []Address {
 	now := s.clock.Load()
 	var list []Address
-	s.fdb.mu.Lock()
-	s.fdb.each(now, func(_ int, mac ether.MAC, port int, age uint32) bool {
+	s.fdb.each(now, func(mac ether.MAC, port int, age uint32) {
 		list = append(list, Address{MAC: mac, Port: port, VLAN: s.config.VLANBase + port, Age: time.Duration(age) * time.Second})
-		return true
 	})
-	s.fdb.mu.Unlock()
 	sort.Slice(list, func(i, j int) bool {
 		if list[i].Port != list[j].Port {
 			return list[i].Port < list[j].Port
