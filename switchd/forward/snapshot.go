@@ -111,4 +111,24 @@ func (s *Switch) UplinkStats() (rx, tx QueueStats) {
 	return s.uplinkC.rx.snapshot(), s.uplinkC.tx.snapshot()
 }
 
+// Gone gives the sums of the counters of all ports that were closed.
+func (s *Switch) Gone() PairStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return PairStats{RX: s.gone.RX.Add(QueueStats{}), TX: s.gone.TX.Add(QueueStats{})}
+}
+
+// Own gives the counters of the frames that the switch itself sent, to announce guests that arrived by migration.
+func (s *Switch) Own() QueueStats {
+	sum := QueueStats{}.Add(QueueStats{})
+	if !s.running.Load() {
+		return sum
+	}
+	for _, w := range s.workers {
+		sum = sum.Add(w.discard.snapshot())
+	}
+	sum.Packets = sum.Delivered + sum.Dropped()
+	return sum
+}
+
 type uplinkCounters struct{ rx, tx counters }
