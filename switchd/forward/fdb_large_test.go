@@ -154,25 +154,37 @@ func TestFreshInReplacedTable(t *testing.T) {
 // TestTableIsNotHeldLong: what looks at all addresses lets workers learn in between. BenchmarkLargeTable tells how long it holds the lock.
 func TestTableIsNotHeldLong(t *testing.T) {
 	s := largeTable(t)
-	for name, all := range map[string]func(){
-		"step": func() { s.fdb.step(5) }, "age": func() { s.age(6) }, "list": func() { s.Addresses() },
-	} {
-		done, got := make(chan struct{}), 0
-		go func() { all(); close(done) }()
-		for waiting := true; waiting; {
+	stop, got := make(chan struct{}), make(chan int)
+	begun := make(chan struct{})
+	go func() {
+		n := 0
+		for {
 			select {
-			case <-done:
-				waiting = false
-			default:
+			case <-stop:
+				got <- n
+				return
+			case <-begun: // closed with the first port
 				s.fdb.mu.Lock()
-				got++
+				n++
 				s.fdb.mu.Unlock()
 				time.Sleep(10 * time.Microsecond)
 			}
 		}
-		if got < 5 { // 97 pieces
-			t.Errorf("%s: the lock could be had %d times meanwhile", name, got)
+	}()
+	ports := 0
+	s.fdb.everyPort(func(int) {
+		if ports++; ports == 1 {
+			close(begun)
 		}
+		if ports%16 == 0 { // long enough for a mutex to be handed over to who waits, however busy the machine is
+			time.Sleep(100 * time.Microsecond)
+		}
+		if ports == MaxPorts {
+			close(stop)
+		}
+	})
+	if n := <-got; n < 5 || ports != MaxPorts { // 97 pieces
+		t.Errorf("the lock could be had %d times while %d ports were looked at", n, ports)
 	}
 }
 
