@@ -114,7 +114,7 @@ func state(st forward.PortStats) string {
 
 func queueStats(s forward.QueueStats) control.QueueStats {
 	return control.QueueStats{
-		Packets: s.Packets, Bytes: s.Bytes, Delivered: s.Delivered, Dropped: s.Dropped(), Drops: s.Drops, Retries: s.Retries, Kicks: s.Kicks,
+		Packets: s.Packets, Bytes: s.Bytes, Delivered: s.Delivered, Copies: s.Copies, Dropped: s.Dropped(), Drops: s.Drops, Retries: s.Retries, Kicks: s.Kicks,
 		Calls: s.Calls,
 	}
 }
@@ -145,6 +145,8 @@ func (d *Daemon) Stats() control.Stats {
 	s.Runtime = runtimeStats()
 	rx, tx := d.sw.UplinkStats()
 	s.Uplink.RX, s.Uplink.TX = queueStats(rx), queueStats(tx)
+	gone := d.sw.Gone()
+	s.Gone, s.Own = control.PairStats{RX: queueStats(gone.RX), TX: queueStats(gone.TX)}, queueStats(d.sw.Own())
 	for _, w := range d.sw.Workers() {
 		s.Workers = append(s.Workers, control.Worker{
 			Index: w.Index, Core: w.Core, Polls: w.Rounds, EmptyPolls: w.Empty, Sleeps: w.Sleeps, Wakeups: w.Wakeups,

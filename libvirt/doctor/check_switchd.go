@@ -143,7 +143,7 @@ var remedies = map[string]string{
 	"own_address":    "the guest sends to itself: a loop in its bridge or routes",
 	"runt":           "the guest sends broken frames: see its driver",
 	"oversized":      "the guest's MTU is larger than the switch's: ip link set DEV mtu 1500, or switchd --mtu, --mergeable 1",
-	"bad_header":     "the guest's driver gives no room for the virtio header: upgrade it",
+	"bad_header":     "the guest's driver gives no room for the virtio header, or asks for segmentation that it did not negotiate: upgrade it",
 	"bad_source":     "the guest sends from a group or zero address: see its bridge or packet generator",
 }
 

@@ -110,11 +110,19 @@ type Queue struct {
 	TX        QueueStats `json:"tx"`
 }
 
-// QueueStats are counters since the device connected. Frames are counted without FCS.
+// QueueStats are counters since the device connected. Frames are counted without FCS. Senders are the TX of queues and the uplink's RX, receivers the
+// RX of queues and the uplink's TX. While nothing moves,
+//
+//   - at each sender: packets = delivered + dropped;
+//   - at each receiver: what was meant for it = packets + dropped;
+//   - over all ports, gone, own and the uplink of Stats: the senders' delivered + copies = the receivers' packets.
+//
+// A frame for one receiver that it lost is among the drops of both; one for everybody only among the receiver's, if another one got it.
 type QueueStats struct {
 	Packets   uint64            `json:"packets"`
 	Bytes     uint64            `json:"bytes"`
-	Delivered uint64            `json:"delivered"` // TX: reached a receiver or the uplink
+	Delivered uint64            `json:"delivered"` // senders: reached a receiver
+	Copies    uint64            `json:"copies"`    // senders: further receivers of frames for everybody, and segments beyond a frame's first
 	Dropped   uint64            `json:"dropped"`   // sum of Drops
 	Drops     map[string]uint64 `json:"drops"`     // by reason
 	Retries   uint64            `json:"retries"`
@@ -132,7 +140,8 @@ func (s QueueStats) Add(o QueueStats) QueueStats {
 	}
 	return QueueStats{
 		Packets: s.Packets + o.Packets, Bytes: s.Bytes + o.Bytes, Delivered: s.Delivered + o.Delivered, Dropped: s.Dropped + o.Dropped,
-		Drops: drops, Retries: s.Retries + o.Retries, Kicks: s.Kicks + o.Kicks, Calls: s.Calls + o.Calls,
+		Copies: s.Copies + o.Copies,
+		Drops:  drops, Retries: s.Retries + o.Retries, Kicks: s.Kicks + o.Kicks, Calls: s.Calls + o.Calls,
 	}
 }
 
@@ -181,11 +190,19 @@ type UplinkStats struct {
 	TX QueueStats `json:"tx"`
 }
 
+// PairStats are the counters of both directions.
+type PairStats struct {
+	RX QueueStats `json:"rx"`
+	TX QueueStats `json:"tx"`
+}
+
 // Stats is everything that counts.
 type Stats struct {
 	UptimeSeconds float64     `json:"uptime_seconds"`
 	Ports         []Port      `json:"ports"`
 	Uplink        UplinkStats `json:"uplink"`
+	Gone          PairStats   `json:"gone"` // sums of the ports that have gone
+	Own           QueueStats  `json:"own"`  // frames that the switch itself sent
 	Workers       []Worker    `json:"workers"`
 	Runtime       Runtime     `json:"runtime"`
 }

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"errors"
 	"slices"
 	"testing"
 )
@@ -31,6 +32,29 @@ func TestAssign(t *testing.T) {
 		}
 		if !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v becomes %v, want %v", c.name, c.before, got, c.want)
+		}
+	}
+}
+
+// TestIdentifiersHaveVLANs: no port gets an identifier whose VLAN would be past the last one.
+func TestIdentifiersHaveVLANs(t *testing.T) {
+	for base, want := range map[int]int{1000: MaxPorts, 1: MaxPorts, 4090: 5, 4094: 1} {
+		s := New(Config{VLANBase: base, OnEvent: func(Event) {}})
+		n := 0
+		for {
+			p, err := s.AddPort(func(error) {})
+			if err != nil {
+				if !errors.Is(err, ErrTooManyPorts) {
+					t.Error(err)
+				}
+				break
+			}
+			if n++; p.VLAN() > 4094 || p.VLAN() != base+p.ID() {
+				t.Fatalf("--vlan-base %d: port %d has VLAN %d", base, p.ID(), p.VLAN())
+			}
+		}
+		if n != want {
+			t.Errorf("--vlan-base %d: %d ports, want %d", base, n, want)
 		}
 	}
 }

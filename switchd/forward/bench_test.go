@@ -25,7 +25,11 @@ func newBench(b testing.TB, ports, size int) *bench {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(w.close)
+	b.Cleanup(func() {
+		w.notify()
+		checkSums(b, s, w)
+		w.close()
+	})
 	w.adopt()
 	r.w = w
 	return r

@@ -16,8 +16,11 @@ const (
 )
 
 const (
-	// MaxPorts is how many ports have an identifier whose VLAN (base + identifier) is a valid one: 0..3094 for base 1000.
+	// MaxPorts is how many ports there can be: those that have an identifier whose VLAN (base + identifier) is a valid one, 0..3094 for base 1000.
+	// With a higher base there are fewer.
 	MaxPorts = 3095
+	// maxVLAN is the highest VLAN identifier; 4095 is reserved (IEEE 802.1Q, table 9-2).
+	maxVLAN = 4094
 	// StandardFrame is the longest frame in bytes, without FCS, where receive buffers are not mergeable: 1500 + header + two tags.
 	StandardFrame = 1522
 	// JumboFrame is the longest frame with mergeable receive buffers, as in the old switch (0x2600).

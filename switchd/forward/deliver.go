@@ -3,7 +3,6 @@ package forward
 import (
 	"fmt"
 	"runtime"
-	"time"
 
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/virtio"
@@ -12,120 +11,93 @@ import (
 // spinsBeforeYield is how often a worker looks at a receive ring that another worker owns before it lets other threads run.
 const spinsBeforeYield = 1000
 
-// longRetry is how long the retries of one burst may take before a waiting change of the table ends them.
-const longRetry = time.Millisecond
-
 // deliverGroups delivers what the groups hold and empties them.
 func (w *worker) deliverGroups(r *transmitRing) {
 	for i := range w.groups.n {
 		g := &w.groups.groups[i]
+		list := g.frames[:g.n]
 		if g.to == toUplink {
-			r.c.delivered.Add(uint64(w.toUplink(r, g.frames[:g.n])))
-			continue
-		}
-		if v := w.table.ports[g.to]; v != nil {
-			r.c.delivered.Add(uint64(w.deliver(v, r.pair, g.frames[:g.n], r.c)))
+			r.c.delivered.Add(uint64(w.toUplink(r, list, r.c)))
+		} else if v := w.table.ports[g.to]; v != nil {
+			r.c.delivered.Add(uint64(w.deliver(v, r.pair, list, r.c)))
 		} else {
-			r.c.drops[DropNotReady].Add(uint64(g.n))
+			w.lose(nil, r.c, DropNotReady, g.n)
 		}
 	}
 	w.groups.reset()
 }
 
-// flood gives a frame to every other port and to the uplink.
+// flood gives a frame to every other port and to the uplink. It waits for none of them: a receiver that keeps the switch waiting would hold up
+// frames of everybody.
 func (w *worker) flood(r *transmitRing, i int) {
+	w.source = r
 	one := [1]uint8{uint8(i)}
+	w.loss = DropNoDestination
 	reached := 0
 	for _, v := range w.table.flood {
 		if v.port != r.port {
-			reached += w.deliver(v, r.pair, one[:], r.c)
+			reached += w.deliver(v, r.pair, one[:], nil)
 		}
 	}
 	if w.out != nil {
-		reached += w.toUplink(r, one[:])
+		reached += w.toUplink(r, one[:], nil)
 	}
 	if reached > 0 {
 		r.c.delivered.Add(1)
-	} else if len(w.table.flood) <= 1 && w.out == nil {
-		r.c.drops[DropNoDestination].Add(1)
+		r.c.copies.Add(uint64(reached - 1))
+	} else {
+		r.c.drops[w.loss].Add(1)
 	}
 }
 
 // deliver puts frames (indices into w.frames) into a receive ring of a port, waiting for buffers as rx-retry says, and returns how many
 // arrived. A queue pair of the sender always reaches the same pair of the receiver, which keeps the order. What is lost is counted at the
-// receive ring; without one, at the sender (lost).
-func (w *worker) deliver(v *view, pair int, list []uint8, lost *counters) int {
-	if len(v.rx) == 0 || v.port.broken.Load() {
-		lost.drops[DropNotReady].Add(uint64(len(list)))
+// receive ring, if there is one, and at the sender; of a frame for everybody (sender nil) there is no more to lose than at this receiver, and
+// nothing to wait for.
+func (w *worker) deliver(v *view, pair int, list []uint8, sender *counters) int {
+	switch {
+	case len(v.rx) == 0 || v.port.broken.Load():
+		w.lose(nil, sender, DropNotReady, len(list))
+		return 0
+	case w.sourceBroken(): // what is left of the burst must not fault frame by frame
+		w.lose(v.ring(pair).c, sender, DropFault, len(list))
 		return 0
 	}
 	rx := v.ring(pair)
-	d := delivery{list: list}
+	d := delivery{list: list, patient: sender != nil && w.sw.config.RxRetry}
 	if w.requests {
-		w.deliverSorted(rx, &d, lost)
+		w.deliverSorted(rx, &d, sender)
 	} else {
-		w.deliverRun(rx, &d, list, lost)
+		w.deliverRun(rx, &d, list, sender)
 	}
 	return d.arrived
 }
 
+// sourceBroken tells whether the port whose frames are being forwarded was stopped. The uplink is none.
+func (w *worker) sourceBroken() bool { return w.source != nil && w.source.port.broken.Load() }
+
 // deliverRun delivers a list with its retries and counts what is left over.
-func (w *worker) deliverRun(rx *receiveRing, d *delivery, list []uint8, lost *counters) {
-	d.list = list
-	before := d.arrived
+func (w *worker) deliverRun(rx *receiveRing, d *delivery, list []uint8, sender *counters) {
+	d.list, d.small = list, 0
 	w.enqueue(rx, d)
-	if len(d.list) > 0 && w.sw.config.RxRetry {
+	if len(d.list) > 0 && d.patient {
 		w.retry(rx, d)
 	}
-	n := uint64(len(d.list))
-	if n == 0 {
-		return
-	}
-	switch {
-	case w.source != nil && w.source.port.broken.Load():
-		lost.drops[DropFault].Add(n)
-	case rx.port.broken.Load():
-		rx.c.drops[DropFault].Add(n)
-	default:
-		rx.stalled.Store(d.arrived == before)
-		rx.c.drops[DropRingFull].Add(n)
+	w.lose(rx.c, sender, DropTooSmall, d.small)
+	if w.sourceBroken() || rx.port.broken.Load() {
+		w.lose(rx.c, sender, DropFault, len(d.list))
+	} else {
+		w.lose(rx.c, sender, DropRingFull, len(d.list))
 	}
 }
 
 // delivery is what is left to deliver and what became of the rest.
 type delivery struct {
 	list    []uint8
+	patient bool // the receiver may be waited for
 	arrived int
+	small   int // frames that do not fit the receiver's buffers
 	bytes   uint64
-}
-
-// retry waits for the guest to offer buffers and tries again, as often as configured, unless all retries were in vain before and the guest
-// has not offered anything since: a guest that sleeps or hangs must not slow the others down.
-func (w *worker) retry(rx *receiveRing, d *delivery) {
-	if rx.stalled.Load() {
-		return
-	}
-	w.notify() // the guest may be waiting to hear of what it has got
-	begin := time.Now()
-	for range w.sw.config.RxRetryNum {
-		if rx.port.broken.Load() {
-			return
-		}
-		rx.c.retries.Add(1)
-		for until := time.Now().Add(w.sw.config.RxRetryDelay); time.Now().Before(until); {
-			if time.Since(begin) > longRetry {
-				if w.sw.table.Load() != w.table {
-					return
-				}
-				time.Sleep(min(time.Until(until), longRetry))
-			}
-		}
-		w.enqueue(rx, d)
-		w.notify()
-		if len(d.list) == 0 {
-			return
-		}
-	}
 }
 
 // enqueue moves as many frames as the ring takes now and wakes the guest. It owns the ring meanwhile. A fault ends it: frames not yet
@@ -133,12 +105,13 @@ func (w *worker) retry(rx *receiveRing, d *delivery) {
 func (w *worker) enqueue(rx *receiveRing, d *delivery) {
 	w.own(rx)
 	defer w.recoverDelivery(rx)
-	arrived, bytes := d.arrived, d.bytes
-	for len(d.list) > 0 && w.fill(rx, d) {
-	}
-	if d.arrived > arrived {
-		rx.stalled.Store(false)
-		w.arrived(rx, d.arrived-arrived, d.bytes-bytes)
+	for more := true; more && len(d.list) > 0; {
+		arrived, bytes := d.arrived, d.bytes
+		more = w.fill(rx, d)
+		if d.arrived > arrived {
+			rx.stalled.Store(false)
+			w.arrived(rx, d.arrived-arrived, d.bytes-bytes)
+		}
 	}
 }
 
@@ -173,17 +146,19 @@ func (w *worker) recoverDelivery(rx *receiveRing) {
 	}
 }
 
-// fill serves one burst of the receiver's buffers and publishes it. It reports whether the ring may have more.
+// fill serves one burst of the receiver's buffers and publishes it. It reports whether the ring may have more. Nothing has arrived, and nothing is
+// taken off the list, before all of it is published: a fault leaves the delivery as it was.
 func (w *worker) fill(rx *receiveRing, d *delivery) bool {
 	b := &w.rxBurst
 	b.Reset(rx.queue)
-	w.fetchMore(rx, len(d.list))
-	used, full := 0, false
-	for len(d.list) > 0 {
-		f := &w.frames[d.list[0]]
-		chains := 1
-		if used == b.N || b.Chains[used].Len < uint64(rx.header+f.length) || b.Chains[used].Cut {
-			chains = w.reserve(rx, used, len(d.list), f)
+	used, full, after, unfit := 0, false, *d, rx.unfitting()
+	for len(after.list) > 0 {
+		f := &w.frames[after.list[0]]
+		need, chains := rx.header+f.length, 1
+		if unfit > 0 && need >= unfit {
+			chains = -1
+		} else if used == b.N || b.Chains[used].Len < uint64(need) || b.Chains[used].Cut {
+			chains = w.reserve(rx, used, len(after.list), f)
 		}
 		if chains == 0 {
 			full = b.N < virtio.BurstSize || used == 0
@@ -192,15 +167,28 @@ func (w *worker) fill(rx *receiveRing, d *delivery) bool {
 		if chains > 0 {
 			rx.write(b, used, chains, f)
 			used += chains
-			d.arrived++
-			d.bytes += uint64(f.length)
+			after.arrived++
+			after.bytes += uint64(f.length)
+			unfit = 0 // of the buffer behind nothing is known
 		} else {
-			rx.c.drops[DropTooSmall].Add(1)
+			after.small++
+			unfit = need
 		}
-		d.list = d.list[1:]
+		after.list = after.list[1:]
 	}
 	rx.queue.Complete(b, used)
+	rx.unfit, rx.unfitAt = unfit, rx.queue.Completed()
+	*d = after
 	return !full
+}
+
+// unfitting gives the least length, header included, of which it is known that the ring's next buffer cannot hold it; 0 if nothing is known. Such a
+// buffer stays where it is, and is not to be looked at again for each frame of anybody.
+func (rx *receiveRing) unfitting() int {
+	if rx.unfitAt != rx.queue.Completed() {
+		return 0
+	}
+	return rx.unfit
 }
 
 // reserve finds how many chains from position used on the frame needs, fetching more as required: 0 when there are not enough now, -1 when

@@ -84,6 +84,7 @@ func (s *Switch) refill() {
 			p.learnBudget.Store(learnBudget)
 		}
 	}
+	s.refillPatience()
 }
 
 // reportFailures tells the owners of ports that broke down, once each.

@@ -28,7 +28,11 @@ func fanOut(t *testing.T, guests int) (*worker, *transmitRing, []*guest) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(w.close)
+	t.Cleanup(func() {
+		containing(w.notify)
+		checkSums(t, s, w)
+		w.close()
+	})
 	w.adopt()
 	var frames [][]byte
 	for n := range 3 {

@@ -3,7 +3,6 @@ package forward
 import (
 	"math/bits"
 	"math/rand/v2"
-	"sync"
 	"sync/atomic"
 
 	"vhostkit/switchd/ether"
@@ -13,7 +12,7 @@ import (
 // and the port + 1 in the lower 15. Writers (learning, ageing, a port that leaves) hold fdb.mu; workers only set slotFresh.
 type addressTable struct {
 	slots      []atomic.Uint64
-	seen       []uint32 // second of the switch's clock at which the address was last found fresh; fdb.mu
+	used       int // slots not empty, removed ones included; fdb.mu
 	shift      uint
 	multiplier uint64 // random and odd, so that guests cannot choose addresses that collide
 }
@@ -41,7 +40,7 @@ func newAddressTable(addresses int) *addressTable {
 		n *= 2
 	}
 	return &addressTable{
-		slots: make([]atomic.Uint64, n), seen: make([]uint32, n),
+		slots: make([]atomic.Uint64, n),
 		shift: uint(64 - bits.TrailingZeros(uint(n))), multiplier: rand.Uint64() | 1,
 	}
 }
@@ -84,90 +83,57 @@ func (t *addressTable) refresh(mac ether.MAC, port int) bool {
 	return true
 }
 
-// fdb is the forwarding database: the address table and what is needed to change it.
-type fdb struct {
-	mu      sync.Mutex
-	table   atomic.Pointer[addressTable]
-	live    int // addresses
-	used    int // slots not empty, removed ones included
-	perPort map[int]int
-}
-
-func newFDB() *fdb {
-	f := &fdb{perPort: map[int]int{}}
-	f.table.Store(newAddressTable(0))
-	return f
-}
-
-// insert adds an address that is not there. The caller holds mu.
-func (f *fdb) insert(mac ether.MAC, port int, now uint32) {
-	t := f.table.Load()
-	if 2*(f.used+1) > len(t.slots) {
-		t = f.rebuild()
-	}
-	slot, _ := t.find(mac)
-	t.seen[slot] = now
-	t.slots[slot].Store(key(mac) | uint64(port+1))
-	f.live++
-	f.used++
-	f.perPort[port]++
-}
-
-// remove takes an entry out. The caller holds mu.
-func (f *fdb) remove(slot int) (mac ether.MAC, port int) {
-	t := f.table.Load()
-	word := t.slots[slot].Load()
-	t.slots[slot].Store(slotRemoved)
-	port = portOf(word)
-	f.live--
-	f.perPort[port]--
-	return addressOf(word), port
-}
-
-// rebuild makes a new table without removed slots, and larger if need be. Readers go on with the old one until they look again.
-func (f *fdb) rebuild() *addressTable {
-	old := f.table.Load()
-	t := newAddressTable(f.live + 1)
-	f.used = f.live
-	for i := range old.slots {
-		if word := old.slots[i].Load(); word != slotEmpty && word != slotRemoved {
-			slot, _ := t.find(addressOf(word))
-			t.seen[slot] = old.seen[i]
-			t.slots[slot].Store(word)
-		}
-	}
-	f.table.Store(t)
-	return t
-}
-
-// step is to be called when the clock is about to step from now on: what is fresh was seen now. Workers whose clock has stepped make it
-// fresh again.
-func (f *fdb) step(now uint32) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	t := f.table.Load()
-	for i := range t.slots {
-		if word := t.slots[i].Load(); word&slotFresh != 0 && word != slotRemoved {
-			t.seen[i] = now
-			t.slots[i].CompareAndSwap(word, word&^slotFresh)
-		}
-	}
-}
-
-// each calls fn for every entry, with the seconds since it was a source, until it returns false. The caller holds mu; fn may remove the entry.
-func (f *fdb) each(now uint32, fn func(slot int, mac ether.MAC, port int, age uint32) bool) {
-	t := f.table.Load()
-	for i := range t.slots {
-		word := t.slots[i].Load()
-		if word == slotEmpty || word == slotRemoved {
-			continue
-		}
-		age := now - min(t.seen[i], now)
-		if word&slotFresh != 0 {
-			age = 0
-		}
-		if !fn(i, addressOf(word), portOf(word), age) {
+// put enters an address if it is not there: into the first slot on its way that is free. The caller holds fdb.mu.
+func (t *addressTable) put(key uint64, port int) {
+	mask, free := len(t.slots)-1, -1
+	for slot := t.home(key); ; slot = (slot + 1) & mask {
+		word := t.slots[slot].Load()
+		switch {
+		case word&keyMask == key && word != slotRemoved:
 			return
+		case word == slotEmpty:
+			if free < 0 {
+				free = slot
+				t.used++
+			}
+			t.slots[free].Store(key | uint64(port+1))
+			return
+		case word == slotRemoved && free < 0:
+			free = slot
 		}
 	}
+}
+
+// take removes an address if it is there. Where a search would end behind its slot anyhow, the slot becomes empty, and with it the removed ones
+// before it: a table whose addresses change all the time does not fill up. The caller holds fdb.mu.
+func (t *addressTable) take(key uint64) {
+	mask := len(t.slots) - 1
+	slot, word := t.probe(key, t.home(key))
+	if portOf(word) < 0 {
+		return
+	}
+	t.slots[slot].Store(slotRemoved)
+	if t.slots[(slot+1)&mask].Load() != slotEmpty {
+		return
+	}
+	for ; t.slots[slot].Load() == slotRemoved; slot = (slot - 1) & mask {
+		t.slots[slot].Store(slotEmpty)
+		t.used--
+	}
+}
+
+// fresh tells whether an address was a source since the clock's last step.
+func (t *addressTable) fresh(key uint64) bool {
+	_, word := t.probe(key, t.home(key))
+	return portOf(word) >= 0 && word&slotFresh != 0
+}
+
+// tire makes an address not fresh, and tells whether it was.
+func (t *addressTable) tire(key uint64) bool {
+	slot, word := t.probe(key, t.home(key))
+	if portOf(word) < 0 || word&slotFresh == 0 {
+		return false
+	}
+	t.slots[slot].CompareAndSwap(word, word&^slotFresh)
+	return true
 }

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 
@@ -15,7 +16,7 @@ func TestAddressTableAgainstMap(t *testing.T) {
 	const addresses = 3000
 	for i := range 200_000 {
 		mac := address(int(rng.Uint32N(8)), int(rng.Uint32N(addresses)))
-		slot, port := f.table.Load().find(mac)
+		_, port := f.table.Load().find(mac)
 		if owner, known := want[mac]; known && port != owner || !known && port >= 0 {
 			t.Fatalf("step %d: %v is found at port %d, want %d (%v)", i, mac, port, owner, known)
 		}
@@ -25,9 +26,7 @@ func TestAddressTableAgainstMap(t *testing.T) {
 			f.insert(mac, port, 1)
 			want[mac] = port
 		case rng.Uint32N(3) == 0:
-			if m, p := f.remove(slot); m != mac || p != port {
-				t.Fatalf("step %d: removed %v of %d, want %v of %d", i, m, p, mac, port)
-			}
+			f.drop(t, mac, port)
 			delete(want, mac)
 		default:
 			if f.table.Load().refresh(mac, port+1) || !f.table.Load().refresh(mac, port) {
@@ -39,12 +38,11 @@ func TestAddressTableAgainstMap(t *testing.T) {
 		}
 	}
 	n := 0
-	f.each(0, func(_ int, mac ether.MAC, port int, _ uint32) bool {
+	f.each(0, func(mac ether.MAC, port int, _ uint32) {
 		n++
 		if want[mac] != port {
 			t.Errorf("%v is listed at %d, want %d", mac, port, want[mac])
 		}
-		return true
 	})
 	if n != len(want) || f.live != len(want) || n == 0 {
 		t.Errorf("%d addresses listed, %d counted, want %d", n, f.live, len(want))
@@ -70,7 +68,7 @@ func TestAgeOfAddresses(t *testing.T) {
 	}
 	ages := func() map[ether.MAC]uint32 {
 		m := map[ether.MAC]uint32{}
-		f.each(9, func(_ int, mac ether.MAC, _ int, age uint32) bool { m[mac] = age; return true })
+		f.each(9, func(mac ether.MAC, _ int, age uint32) { m[mac] = age })
 		return m
 	}
 	if got := ages(); got[quiet] != 4 || got[busy] != 1 {
@@ -80,7 +78,9 @@ func TestAgeOfAddresses(t *testing.T) {
 	if got := ages(); got[busy] != 0 {
 		t.Errorf("ages %v, want 0 for an address that was just a source", got)
 	}
-	f.table.Store(f.rebuild())
+	for f.next = newAddressTable(2); f.next != nil; {
+		f.move()
+	}
 	if got := ages(); got[quiet] != 4 || got[busy] != 0 {
 		t.Errorf("ages %v in a new table, want 4 and 0", got)
 	}
@@ -109,11 +109,10 @@ func TestRefreshAgainstChanges(t *testing.T) {
 	for i := range 20_000 {
 		f.step(uint32(i))
 		f.mu.Lock()
-		slot, port := f.table.Load().find(mac)
-		if port != 7 {
+		if _, port := f.table.Load().find(mac); port != 7 {
 			t.Errorf("round %d: port %d, want 7", i, port)
 		}
-		f.remove(slot)
+		f.drop(t, mac, 7)
 		if _, port := f.table.Load().find(mac); port >= 0 {
 			t.Errorf("round %d: removed, and found at port %d", i, port)
 		}
@@ -125,4 +124,16 @@ func TestRefreshAgainstChanges(t *testing.T) {
 	}
 	close(stop)
 	group.Wait()
+}
+
+// drop removes an address of a port.
+func (f *fdb) drop(t *testing.T, mac ether.MAC, port int) {
+	t.Helper()
+	i := slices.IndexFunc(f.of(port), func(a portAddress) bool { return a.mac == mac })
+	if i < 0 {
+		t.Fatalf("%v is not among the addresses of port %d", mac, port)
+	}
+	if m := f.remove(port, i); m != mac {
+		t.Fatalf("removed %v, want %v", m, mac)
+	}
 }

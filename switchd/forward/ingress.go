@@ -44,7 +44,7 @@ func (w *worker) general(r *transmitRing) int {
 	b.Reset(r.queue)
 	n, err := r.queue.Fetch(b, virtio.BurstSize)
 	if n > 0 {
-		w.forwardBurst(r, n)
+		n = w.forwardBurst(r, n)
 		w.complete(r, n)
 	}
 	if err != nil {
@@ -56,9 +56,23 @@ func (w *worker) general(r *transmitRing) int {
 // recoverRing contains a fault while a transmit ring was worked on.
 func (w *worker) recoverRing(r *transmitRing) {
 	if fault := guestmem.Recovered(recover()); fault != nil {
-		w.groups.reset()
+		w.abandon(r)
 		w.blame(fault, r.port)
 	}
+}
+
+// abandon counts what was taken of a burst that a fault ended: what was not delivered yet, and the frame that was being looked at, is dropped.
+func (w *worker) abandon(r *transmitRing) {
+	if w.taken > 0 {
+		left := 1
+		for i := range w.groups.n {
+			left += w.groups.groups[i].n
+		}
+		w.lose(nil, r.c, DropFault, left)
+		r.c.packets.Add(uint64(w.taken))
+		w.taken = 0
+	}
+	w.groups.reset()
 }
 
 // blame stops the port whose memory a fault lies in; suspect, if it is in nobody's.
@@ -71,17 +85,26 @@ func (w *worker) blame(fault *guestmem.Fault, suspect *Port) {
 	suspect.breakDown(fault)
 }
 
-// forwardBurst decides for each frame of the burst and delivers them, those for one destination together. A frame for everybody is
-// delivered when all frames before it are, so that a receiver gets a sender's frames in their order.
-func (w *worker) forwardBurst(r *transmitRing, n int) {
+// maxPieces is how many segments the frames of one burst may ask to be cut into, by the switch or by a receiver: work that their sender leaves to
+// others. The burst ends before the frame that would go beyond; one frame alone may have more.
+const maxPieces = 1024
+
+// forwardBurst decides for each frame of the burst and delivers them, those for one destination together, and returns how many it has dealt with.
+// A frame for everybody is delivered when all frames before it are, so that a receiver gets a sender's frames in their order.
+func (w *worker) forwardBurst(r *transmitRing, n int) int {
 	var bytes uint64
-	w.requests = false
+	w.requests, w.taken = false, 0
 	w.lastTo, w.lastPort = 0, -1
-	for i := range n {
+	for i, pieces := 0, 0; i < n; i++ {
+		w.taken = i + 1 // what is looked at is counted, whatever happens: see abandon
 		f := &w.frames[i]
 		if reason, ok := w.inspect(r, &w.burst.Chains[i], f); !ok {
 			r.c.drops[reason].Add(1)
 			continue
+		}
+		if pieces += f.request.pieces(f.length); pieces > maxPieces && i > 0 {
+			w.taken--
+			break
 		}
 		bytes += uint64(f.length)
 		w.requests = w.requests || !f.request.none()
@@ -97,8 +120,10 @@ func (w *worker) forwardBurst(r *transmitRing, n int) {
 		}
 	}
 	w.deliverGroups(r)
+	n, w.taken = w.taken, 0
 	r.c.packets.Add(uint64(n))
 	r.c.bytes.Add(bytes)
+	return n
 }
 
 // inspect turns a chain into a frame: bounds, the header copied once, the source address checked and learned.
@@ -120,7 +145,7 @@ func (w *worker) inspect(r *transmitRing, c *virtio.Chain, f *frame) (Reason, bo
 		return DropRunt, false
 	case length > limit || c.Cut:
 		return DropOversized, false
-	case !f.request.plausible(int(length)):
+	case !r.leaves.allow(&f.request) || !f.request.plausible(int(length), w.sw.config.MaxFrame):
 		return DropBadHeader, false
 	}
 	skip := r.header
@@ -129,6 +154,9 @@ func (w *worker) inspect(r *transmitRing, c *virtio.Chain, f *frame) (Reason, bo
 	}
 	f.loadHeader(segments, skip)
 	f.segments, f.offset, f.length = segments, skip+headerLen, int(length)
+	if f.request.segments() && f.destination().IsMulticast() { // TCP has no groups, and each receiver would have to cut
+		return DropBadHeader, false
+	}
 	return w.checkSource(r, f)
 }
 

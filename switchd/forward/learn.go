@@ -46,7 +46,7 @@ func (s *Switch) register(p *Port, mac ether.MAC, now uint32) (Reason, bool) {
 		}
 		return DropDuplicateMAC, false
 	}
-	if f.perPort[p.id] >= s.config.MACLimit && !s.evictOldest(p, now) {
+	if len(f.of(p.id)) >= s.config.MACLimit && !s.evictOldest(p, now) {
 		s.emitOnce(p, Event{Kind: EventAddressLimit, Port: p.id, MAC: uint64(mac)})
 		return DropMACLimit, false
 	}
@@ -63,22 +63,22 @@ func (s *Switch) register(p *Port, mac ether.MAC, now uint32) (Reason, bool) {
 // evictOldest frees an address of a port that is at its limit. The caller holds fdb.mu.
 func (s *Switch) evictOldest(p *Port, now uint32) bool {
 	oldest, oldestAge := -1, uint32(evictAfter-1)
-	s.fdb.each(now, func(slot int, _ ether.MAC, port int, age uint32) bool {
-		if port == p.id && age > oldestAge {
-			oldest, oldestAge = slot, age
+	list := s.fdb.of(p.id)
+	for i := range list {
+		if age := s.fdb.age(&list[i], now); age > oldestAge {
+			oldest, oldestAge = i, age
 		}
-		return true
-	})
+	}
 	if oldest < 0 {
 		return false
 	}
-	s.forget(oldest)
+	s.forget(p.id, oldest)
 	return true
 }
 
-// forget removes an entry and tells. The caller holds fdb.mu.
-func (s *Switch) forget(slot int) {
-	mac, port := s.fdb.remove(slot)
+// forget removes the i-th address of a port and tells. The caller holds fdb.mu.
+func (s *Switch) forget(port, i int) {
+	mac := s.fdb.remove(port, i)
 	s.emit(Event{Kind: EventUnregistered, Port: port, MAC: uint64(mac), VLAN: s.config.VLANBase + port})
 }
 
@@ -87,12 +87,9 @@ func (s *Switch) forgetPort(p *Port) {
 	s.fdb.mu.Lock()
 	defer s.fdb.mu.Unlock()
 	p.ready.Store(false)
-	s.fdb.each(0, func(slot int, _ ether.MAC, port int, _ uint32) bool {
-		if port == p.id {
-			s.forget(slot)
-		}
-		return true
-	})
+	for n := len(s.fdb.of(p.id)); n > 0; n-- {
+		s.forget(p.id, n-1)
+	}
 }
 
 // age removes addresses that were silent too long. The newest address of a port stays: a guest that only listens must remain reachable.
@@ -104,18 +101,16 @@ func (s *Switch) age(now uint32) {
 	s.mu.Lock() // before fdb.mu, see Switch
 	ports := slices.Clone(s.ports)
 	s.mu.Unlock()
-	s.fdb.mu.Lock()
-	defer s.fdb.mu.Unlock()
-	newest := map[int]ether.MAC{}
-	for _, p := range ports {
-		if p != nil {
-			newest[p.id] = p.newest
+	s.fdb.everyPort(func(port int) {
+		newest := ether.MAC(0)
+		if port < len(ports) && ports[port] != nil {
+			newest = ports[port].newest
 		}
-	}
-	s.fdb.each(now, func(slot int, mac ether.MAC, port int, age uint32) bool {
-		if age > limit && newest[port] != mac {
-			s.forget(slot)
+		list := s.fdb.of(port)
+		for i := len(list) - 1; i >= 0; i-- { // what takes the place of one that goes was looked at before
+			if list[i].mac != newest && s.fdb.age(&list[i], now) > limit {
+				s.forget(port, i)
+			}
 		}
-		return true
 	})
 }

@@ -87,10 +87,10 @@ func (w *worker) notifyReceivers(next int) (at int) {
 		rx.noted = false
 		packets, bytes := rx.packets, rx.bytes
 		rx.packets, rx.bytes = 0, 0
+		rx.c.packets.Add(packets) // before anything that may fault
+		rx.c.bytes.Add(bytes)
 		due := rx.queue.CallDue()
 		w.disown(rx)
-		rx.c.packets.Add(packets)
-		rx.c.bytes.Add(bytes)
 		if due && !rx.port.broken.Load() {
 			w.call(rx.queue, rx.port, rx.c)
 		}

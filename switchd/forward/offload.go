@@ -3,6 +3,7 @@ package forward
 import (
 	"encoding/binary"
 
+	"vhostkit/switchd/ether"
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/virtio"
 )
@@ -22,13 +23,21 @@ type offload struct {
 	hdrLen, gsoSize, csumStart, csumOffset uint16
 }
 
-// offloads is the set of requests that a receiver takes as they are.
+// offloads is a set of kinds of requests: those that a receiver takes as they are, or that a sender may make.
 type offloads struct{ csum, tso4, tso6, ecn bool }
 
 func acceptedOffloads(f virtio.Features) offloads {
 	return offloads{
 		csum: f.Has(virtio.VIRTIO_NET_F_GUEST_CSUM), tso4: f.Has(virtio.VIRTIO_NET_F_GUEST_TSO4),
 		tso6: f.Has(virtio.VIRTIO_NET_F_GUEST_TSO6), ecn: f.Has(virtio.VIRTIO_NET_F_GUEST_ECN),
+	}
+}
+
+// leftOffloads is what a sender has negotiated to leave to others.
+func leftOffloads(f virtio.Features) offloads {
+	return offloads{
+		csum: f.Has(virtio.VIRTIO_NET_F_CSUM), tso4: f.Has(virtio.VIRTIO_NET_F_HOST_TSO4),
+		tso6: f.Has(virtio.VIRTIO_NET_F_HOST_TSO6), ecn: f.Has(virtio.VIRTIO_NET_F_HOST_ECN),
 	}
 }
 
@@ -49,9 +58,21 @@ func readOffload(segments []guestmem.Segment, header int) offload {
 func (o *offload) none() bool     { return o.flags|o.gsoType == 0 }
 func (o *offload) segments() bool { return o.gsoType != VIRTIO_NET_HDR_GSO_NONE }
 
+// pieces is how many segments a frame of that length asks to be cut into; 0 if it is to stay whole.
+func (o *offload) pieces(length int) int {
+	if !o.segments() {
+		return 0
+	}
+	return length/int(o.gsoSize) + 1
+}
+
+// leastTCP is the length of a TCP header without options in bytes.
+const leastTCP = 20
+
 // plausible checks the fields against the frame's length. A checksum that begins in the Ethernet header would let the sender change, at the
-// receiver, addresses that were judged here.
-func (o *offload) plausible(length int) bool {
+// receiver, addresses that were judged here. Segments, whoever makes them, must be neither so short that one frame becomes a flood nor longer
+// than frames may be (maxFrame).
+func (o *offload) plausible(length, maxFrame int) bool {
 	if o.flags != 0 && (o.csumStart < headerLen || int(o.csumStart)+int(o.csumOffset)+2 > length) {
 		return false
 	}
@@ -59,14 +80,15 @@ func (o *offload) plausible(length int) bool {
 	case VIRTIO_NET_HDR_GSO_NONE:
 		return o.gsoType == 0
 	case VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6:
-		return o.flags != 0 && o.gsoSize > 0
+		return o.flags != 0 && o.gsoSize >= ether.MinSegment &&
+			min(length, int(o.csumStart)+leastTCP+int(o.gsoSize)) <= maxFrame
 	default:
 		return false // UFO and USO were not offered
 	}
 }
 
-// take tells whether a receiver takes the request as it is.
-func (a *offloads) take(o *offload) bool {
+// allow tells whether the set has all that is asked for.
+func (a *offloads) allow(o *offload) bool {
 	switch {
 	case o.none():
 		return true

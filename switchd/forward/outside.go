@@ -40,34 +40,48 @@ func (s *Switch) uplinkQueue(i int) *uplinkQueue {
 }
 
 // toUplink sends frames (indices into w.frames) to the outside, tagged with the port's VLAN unless they carry a tag already, and returns how
-// many went. What is lost is counted at the sender.
-func (w *worker) toUplink(r *transmitRing, list []uint8) int {
-	p, c := r.port, r.c
-	w.segments = w.segments[:0]
-	ready := 0
-	for _, index := range list {
-		w.sending[ready].Port = int32(p.id)
-		if w.prepare(&w.sending[ready], &w.frames[index], uint16(p.vlan)) {
-			ready++
-		} else {
-			c.drops[DropForeignVLAN].Add(1)
-		}
+// many went. What is lost is counted at the uplink and at the sender, as deliver does.
+func (w *worker) toUplink(r *transmitRing, list []uint8, sender *counters) int {
+	p, tx := r.port, &w.sw.uplinkC.tx
+	ready, ok := w.prepareAll(r, list)
+	if !ok {
+		w.lose(tx, sender, DropFault, len(list))
+		return 0
 	}
-	bytes := 0
+	w.lose(tx, sender, DropForeignVLAN, len(list)-ready)
 	sent, err := w.send(w.sending[:ready], r.loans.lend())
 	r.loans.lent()
+	bytes := 0
 	for i := range sent {
 		bytes += w.sending[i].Len
 	}
+	tx.packets.Add(uint64(sent))
+	tx.bytes.Add(uint64(bytes))
 	if err != nil && sent < ready { // the frame's memory is gone
 		p.breakDown(err)
-	}
-	w.sw.uplinkC.tx.packets.Add(uint64(sent))
-	w.sw.uplinkC.tx.bytes.Add(uint64(bytes))
-	if lost := uint64(ready - sent); lost > 0 {
-		c.drops[DropUplinkFull].Add(lost)
+		w.lose(tx, sender, DropFault, ready-sent)
+	} else {
+		w.lose(tx, sender, DropUplinkFull, ready-sent)
 	}
 	return sent
+}
+
+// prepareAll describes frames to the uplink, and returns how many may leave; false if their sender's memory is gone.
+func (w *worker) prepareAll(r *transmitRing, list []uint8) (ready int, ok bool) {
+	defer func() {
+		if fault := guestmem.Recovered(recover()); fault != nil {
+			w.blame(fault, r.port)
+			ok = false
+		}
+	}()
+	w.segments = w.segments[:0]
+	for _, index := range list {
+		w.sending[ready].Port = int32(r.port.id)
+		if w.prepare(&w.sending[ready], &w.frames[index], uint16(r.port.vlan)) {
+			ready++
+		}
+	}
+	return ready, true
 }
 
 func (w *worker) send(frames []uplink.TxFrame, loan *uplink.Loan) (int, error) {
@@ -152,7 +166,7 @@ func (w *worker) fromUplink(u *uplinkQueue) int {
 	for i := range w.groups.n {
 		g := &w.groups.groups[i]
 		if v := w.table.ports[g.to]; v != nil {
-			w.deliver(v, w.index, g.frames[:g.n], c)
+			c.delivered.Add(uint64(w.deliver(v, w.index, g.frames[:g.n], c)))
 		} else {
 			c.drops[DropNotReady].Add(uint64(g.n))
 		}

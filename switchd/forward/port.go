@@ -25,6 +25,7 @@ type Port struct {
 	failure     atomic.Pointer[error]
 	reported    bool // the failure was passed on; event goroutine only
 	learnBudget atomic.Int32
+	patience    atomic.Int64  // nanoseconds that workers may still wait for its receive rings in this tick
 	quiet       atomic.Uint32 // no more complaints about its addresses until this second
 
 	newest ether.MAC // last address learned; fdb.mu
@@ -70,13 +71,17 @@ type receiveRing struct {
 	// The owner's: what was delivered and not yet counted, and whether some worker will see to it at the end of its round.
 	packets, bytes uint64
 	noted          bool
+
+	unfit   int    // least length that the next buffer cannot hold, header included, 0 if unknown; see unfitting. The owner's
+	unfitAt uint64 // as long as so many buffers were completed
 }
 
 // transmitRing is a guest's transmit queue. It belongs to the worker that the table gives it to.
 type transmitRing struct {
 	queue    *virtio.Queue
 	header   int
-	offloads bool // headers carry checksum or segmentation requests
+	offloads bool     // headers carry checksum or segmentation requests
+	leaves   offloads // what it may leave to others
 	pair     int
 	fresh    bool // just started; the first worker's
 	worker   int  // who polls it, -1 before the first table; sw.mu
@@ -87,6 +92,9 @@ type transmitRing struct {
 	lastSource ether.MAC // of the last frame that passed; the worker's
 	lastSeen   uint32
 }
+
+// mostPorts is how many identifiers have a VLAN of their own.
+func (s *Switch) mostPorts() int { return max(0, min(MaxPorts, maxVLAN+1-s.config.VLANBase)) }
 
 // ID is the port's identifier: the old switch's device number, and the hardware pool's.
 func (p *Port) ID() int { return p.id }
@@ -136,6 +144,9 @@ func (p *Port) Close() {
 	p.relend(nil)
 	s.mu.Lock()
 	s.ports[p.id] = nil
+	for _, c := range p.pairs {
+		s.gone.RX, s.gone.TX = s.gone.RX.Add(c.rx.snapshot()), s.gone.TX.Add(c.tx.snapshot())
+	}
 	s.mu.Unlock()
 }
 
@@ -163,7 +174,7 @@ func (p *Port) newView(rings []*virtio.Queue, features virtio.Features, memory *
 		} else {
 			v.tx = append(v.tx, &transmitRing{
 				queue: q, header: features.HeaderSize(), offloads: features.Has(virtio.VIRTIO_NET_F_CSUM),
-				pair: pair, fresh: true, worker: -1, port: p, c: &p.pairs[pair].tx, loans: p.sw.newLoans(q),
+				leaves: leftOffloads(features), pair: pair, fresh: true, worker: -1, port: p, c: &p.pairs[pair].tx, loans: p.sw.newLoans(q),
 			})
 		}
 	}

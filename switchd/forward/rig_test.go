@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -35,7 +36,7 @@ const (
 
 var rigFeatures = virtio.Bits(virtio.VIRTIO_F_VERSION_1)
 
-func newRing(tb testing.TB, m *guestmem.Memory, base uint64, size int, write bool) ring {
+func newRing(tb testing.TB, m *guestmem.Memory, base uint64, size int, write bool, features virtio.Features) ring {
 	tb.Helper()
 	at := func(off uint64) guestmem.Ptr {
 		p, ok := m.User(base+off, 1)
@@ -56,7 +57,7 @@ func newRing(tb testing.TB, m *guestmem.Memory, base uint64, size int, write boo
 		(d + 8).StoreU64(uint64(rigBuffer) | flags<<32)
 	}
 	q, err := virtio.NewQueue(virtio.Config{
-		Size: uint32(size), Features: rigFeatures, Receive: write, Desc: r.desc, Driver: r.avail, Device: r.used,
+		Size: uint32(size), Features: features, Receive: write, Desc: r.desc, Driver: r.avail, Device: r.used,
 		Memory: m, Kick: -1, Call: -1,
 	})
 	if err != nil {
@@ -67,6 +68,11 @@ func newRing(tb testing.TB, m *guestmem.Memory, base uint64, size int, write boo
 }
 
 func newGuest(tb testing.TB, s *Switch, size int) *guest {
+	return newGuestWith(tb, s, size, rigFeatures)
+}
+
+// newGuestWith is a guest that has negotiated these features.
+func newGuestWith(tb testing.TB, s *Switch, size int, features virtio.Features) *guest {
 	tb.Helper()
 	fd, err := unix.MemfdCreate("rig", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -80,12 +86,13 @@ func newGuest(tb testing.TB, s *Switch, size int) *guest {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	g := &guest{memory: m, fd: fd, rx: newRing(tb, m, 0, size, true), tx: newRing(tb, m, rigMemory/2, size, false)}
+	g := &guest{memory: m, fd: fd, rx: newRing(tb, m, 0, size, true, features),
+		tx: newRing(tb, m, rigMemory/2, size, false, features)}
 	if g.port, err = s.AddPort(func(error) {}); err != nil {
 		tb.Fatal(err)
 	}
 	g.rx.offer(size)
-	g.port.Update([]*virtio.Queue{g.rx.queue, g.tx.queue}, rigFeatures, m)
+	g.port.Update([]*virtio.Queue{g.rx.queue, g.tx.queue}, features, m)
 	return g
 }
 
@@ -160,8 +167,39 @@ func startSwitch(tb testing.TB, c Config) *Switch {
 		if err := <-done; err != nil {
 			tb.Error(err)
 		}
+		checkSums(tb, s, s.workers...)
 	})
 	return s
+}
+
+// checkSums wants the counters of a switch to add up as QueueStats says. Nothing may move any more.
+func checkSums(tb testing.TB, s *Switch, workers ...*worker) {
+	tb.Helper()
+	sent, got := uint64(0), uint64(0)
+	sender := func(what string, c QueueStats) {
+		tb.Helper()
+		if c.Packets != c.Delivered+c.Dropped() {
+			tb.Errorf("%s sent %d frames, of which %d were delivered and %d dropped %v", what, c.Packets, c.Delivered, c.Dropped(), c.Drops)
+		}
+		sent += c.Delivered + c.Copies
+	}
+	for _, p := range s.Ports() {
+		for i, pair := range p.Pairs {
+			sender(fmt.Sprintf("port %d, pair %d", p.ID, i), pair.TX)
+			got += pair.RX.Packets
+		}
+	}
+	gone := s.Gone()
+	sender("ports that have gone", gone.TX)
+	in, out := s.UplinkStats()
+	sender("the uplink", in)
+	for _, w := range workers { // of what the switch itself sends, only what arrived is counted
+		own := w.discard.snapshot()
+		sent += own.Delivered + own.Copies
+	}
+	if got += gone.RX.Packets + out.Packets; sent != got {
+		tb.Errorf("%d frames were delivered, %d arrived", sent, got)
+	}
 }
 
 func testFrame(to, from byte, size int, fill byte) []byte {
@@ -172,3 +210,8 @@ func testFrame(to, from byte, size int, fill byte) []byte {
 	}
 	return f
 }
+
+// everybody is the broadcast address.
+var everybody = []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+func ptr(i int) guestmem.Ptr { return guestmem.Ptr(i) }

@@ -74,12 +74,9 @@ func (s *Switch) Ports() []PortStats {
 func (s *Switch) Addresses() []Address {
 	now := s.clock.Load()
 	var list []Address
-	s.fdb.mu.Lock()
-	s.fdb.each(now, func(_ int, mac ether.MAC, port int, age uint32) bool {
+	s.fdb.each(now, func(mac ether.MAC, port int, age uint32) {
 		list = append(list, Address{MAC: mac, Port: port, VLAN: s.config.VLANBase + port, Age: time.Duration(age) * time.Second})
-		return true
 	})
-	s.fdb.mu.Unlock()
 	sort.Slice(list, func(i, j int) bool {
 		if list[i].Port != list[j].Port {
 			return list[i].Port < list[j].Port
@@ -112,6 +109,26 @@ func (s *Switch) Workers() []WorkerStats {
 // UplinkStats are the counters of the uplink: RX what came from it, TX what went out.
 func (s *Switch) UplinkStats() (rx, tx QueueStats) {
 	return s.uplinkC.rx.snapshot(), s.uplinkC.tx.snapshot()
+}
+
+// Gone gives the sums of the counters of all ports that were closed.
+func (s *Switch) Gone() PairStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return PairStats{RX: s.gone.RX.Add(QueueStats{}), TX: s.gone.TX.Add(QueueStats{})}
+}
+
+// Own gives the counters of the frames that the switch itself sent, to announce guests that arrived by migration.
+func (s *Switch) Own() QueueStats {
+	sum := QueueStats{}.Add(QueueStats{})
+	if !s.running.Load() {
+		return sum
+	}
+	for _, w := range s.workers {
+		sum = sum.Add(w.discard.snapshot())
+	}
+	sum.Packets = sum.Delivered + sum.Dropped()
+	return sum
 }
 
 type uplinkCounters struct{ rx, tx counters }

@@ -31,6 +31,7 @@ type Switch struct {
 	// fdb.mu comes after it, and the guard's goroutine, which frees workers, does without.
 	mu    sync.Mutex // what follows, and changes of table
 	ports []*Port    // by identifier
+	gone  PairStats  // sums of the ports that were closed
 
 	uplinkC      uplinkCounters
 	uplinkQueues []*uplinkQueue // made by Run
@@ -130,11 +131,13 @@ func (s *Switch) AddPort(fail func(error)) (*Port, error) {
 	for id < len(s.ports) && s.ports[id] != nil {
 		id++
 	}
-	if id >= MaxPorts {
-		return nil, fmt.Errorf("%w: %d ports are connected, which is all that have a VLAN of their own", ErrTooManyPorts, id)
+	if most := s.mostPorts(); id >= most {
+		return nil, fmt.Errorf("%w: %d ports are connected, which is all that have a VLAN of their own (%d..%d, by --vlan-base); disconnect one",
+			ErrTooManyPorts, id, s.config.VLANBase, s.config.VLANBase+most-1)
 	}
 	p := &Port{sw: s, id: id, vlan: s.config.VLANBase + id, fail: fail}
 	p.learnBudget.Store(learnBudget)
+	p.patience.Store(int64(portPatience))
 	if id == len(s.ports) {
 		s.ports = append(s.ports, nil)
 	}

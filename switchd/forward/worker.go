@@ -48,8 +48,11 @@ type worker struct {
 	lastPort    int           // and its port, -1 for none
 	source      *transmitRing // being polled, for the blame of a fault
 	scratch     scratch
-	requests    bool     // some frame of the burst leaves a checksum or segmentation to others
-	discard     counters // for frames that nobody sent
+	patience    atomic.Int64 // nanoseconds that it may still wait for receivers in this tick
+	loss        Reason       // why the last receiver of a frame for everybody, or of a frame in pieces, did not get it
+	taken       int          // frames of the burst that were looked at and are not yet counted
+	requests    bool         // some frame of the burst leaves a checksum or segmentation to others
+	discard     counters     // for frames that nobody sent
 }
 
 // workerStats are updated once a round at most.
@@ -62,6 +65,7 @@ type workerStats struct {
 
 func newWorker(s *Switch, index, core int) (*worker, error) {
 	w := &worker{sw: s, index: index, core: core, alone: len(s.config.Cores) == 1}
+	w.patience.Store(int64(workerPatience))
 	w.segments = make([]guestmem.Segment, 0, 4*virtio.BurstSize)
 	w.notices.init()
 	w.groups.init()

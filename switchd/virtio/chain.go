@@ -29,11 +29,17 @@ func (q *Queue) addBuffer(b *Burst, c *Chain, addr uint64, size uint32, flags ui
 		if n == 0 {
 			return fmt.Errorf("%w: buffer %d: %d bytes at guest address %#x are not in guest memory", ErrRing, c.ID, left, addr)
 		}
-		b.add(c, p, n)
+		b.add(c, p, n, chainPieces*q.maxChain)
 		addr += n
 		left -= n
 	}
 	return nil
+}
+
+// tooLong says that a chain has more descriptors than any frame needs, or no end.
+func (q *Queue) tooLong(id uint16) error {
+	return fmt.Errorf("%w: buffer %d has more than %d descriptors, those without bytes included: a frame needs fewer; or is it a loop?", ErrRing, id,
+		q.maxChain)
 }
 
 // indirectTable checks the table that an indirect descriptor names and returns its place and number of entries.
@@ -41,9 +47,9 @@ func (q *Queue) indirectTable(id uint16, addr uint64, size uint32) (guestmem.Ptr
 	if !q.indirect {
 		return 0, 0, fmt.Errorf("%w: buffer %d is indirect, which was not negotiated", ErrRing, id)
 	}
-	if size == 0 || size%descSize != 0 || int(size/descSize) > q.maxChain {
+	if size == 0 || size%descSize != 0 || int(size/descSize) > q.maxTable {
 		return 0, 0, fmt.Errorf("%w: buffer %d: indirect table of %d bytes (want a multiple of 16 up to %d)", ErrRing, id, size,
-			q.maxChain*descSize)
+			q.maxTable*descSize)
 	}
 	p, n := q.memory.Translate(addr, uint64(size), &q.hint)
 	if n != uint64(size) {

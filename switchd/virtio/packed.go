@@ -94,6 +94,9 @@ func (q *Queue) walkPacked(b *Burst, c *Chain, addr, word uint64) (pos uint16, w
 		if c.count++; uint32(c.count) > q.size {
 			return 0, false, fmt.Errorf("%w: a chain of more than %d descriptors", ErrRing, q.size)
 		}
+		if int(c.count) > q.maxChain && uint16(word>>48)&descIndirect == 0 {
+			return 0, false, q.tooLong(c.ID)
+		}
 		b.walked++
 		pos, wrap = q.after(pos, wrap, 1)
 		size, flags := uint32(word), uint16(word>>48)
@@ -119,6 +122,9 @@ func (q *Queue) walkPackedTable(b *Burst, c *Chain, addr uint64, size uint32) er
 	table, entries, err := q.indirectTable(c.ID, addr, size)
 	if err != nil {
 		return err
+	}
+	if int(c.count)-1+entries > q.maxChain { // the indirect descriptor holds no buffer itself
+		return q.tooLong(c.ID)
 	}
 	b.walked += entries
 	for i := range entries {

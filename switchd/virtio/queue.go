@@ -75,7 +75,8 @@ type Queue struct {
 	hint                 guestmem.Hint
 	window               guestmem.Window // where the last view lay
 	size                 uint32
-	maxChain             int
+	maxChain             int    // descriptors of a buffer
+	maxTable             int    // entries of an indirect table, of which a split ring's chain need not use all
 	write                uint16 // the WRITE flag that descriptors of this queue must carry: 0 or descWrite
 	packed, eventIdx     bool
 	indirect             bool
@@ -89,6 +90,7 @@ type Queue struct {
 	held       *holding // nil where nothing is ever held
 	unreturned uint32   // slots of what is held
 
+	completed uint64 // chains completed by Complete and CompleteViews
 	returned  uint32 // packed: slots, split: entries returned since the last NeedsCall
 	callIndex uint16 // used position at the last NeedsCall
 	callWrap  bool
@@ -106,7 +108,8 @@ func NewQueue(c Config) (*Queue, error) {
 	}
 	q := &Queue{
 		desc: c.Desc, driver: c.Driver, device: c.Device, memory: c.Memory, size: c.Size,
-		maxChain: max(int(c.Size), minMaxChain),
+		maxChain: maxTransmitChain,
+		maxTable: max(int(c.Size), maxTransmitChain),
 		packed:   c.Features.Has(VIRTIO_F_RING_PACKED),
 		eventIdx: c.Features.Has(VIRTIO_F_EVENT_IDX),
 		indirect: c.Features.Has(VIRTIO_F_INDIRECT_DESC),
@@ -116,7 +119,7 @@ func NewQueue(c Config) (*Queue, error) {
 		journal: c.Journal, resume: c.Resume,
 	}
 	if c.Receive {
-		q.write = descWrite
+		q.write, q.maxChain = descWrite, maxReceiveChain
 	}
 	if !q.packed {
 		q.locateAvailIndex()
@@ -167,4 +170,9 @@ func (q *Queue) Complete(b *Burst, n int) {
 	} else {
 		q.completeSplit(b, n)
 	}
+	q.completed += uint64(n)
 }
+
+// Completed is how many chains were completed since the queue was made. While it stays, the next chain is the same: what the driver has made
+// available it must not change.
+func (q *Queue) Completed() uint64 { return q.completed }

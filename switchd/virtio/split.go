@@ -71,7 +71,7 @@ func (q *Queue) walkSplit(b *Burst, c *Chain, addr, word uint64) error {
 	table, entries, inTable := q.desc, int(q.size), false
 	for steps := 1; ; steps++ {
 		if steps > q.maxChain {
-			return fmt.Errorf("%w: chain %d has more than %d descriptors; is it a loop?", ErrRing, c.ID, q.maxChain)
+			return q.tooLong(c.ID)
 		}
 		b.walked++
 		size, flags, next := uint32(word), uint16(word>>32), int(word>>48)
@@ -84,7 +84,7 @@ func (q *Queue) walkSplit(b *Burst, c *Chain, addr, word uint64) error {
 				return err
 			}
 			inTable, next = true, 0
-			steps-- // it holds no buffer itself: the table may be as long as a chain
+			steps-- // it holds no buffer itself: drivers fill tables up to what a chain may have
 		} else {
 			if err := q.addBuffer(b, c, addr, size, flags); err != nil {
 				return err

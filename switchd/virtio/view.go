@@ -110,6 +110,7 @@ func (q *Queue) CompleteViews(v []View) {
 	if len(v) == 0 {
 		return
 	}
+	q.completed += uint64(len(v))
 	if q.packed {
 		q.completeViewsPacked(v)
 		return

@@ -133,7 +133,7 @@ var violations = []violation{
 	table("table of 15 bytes", tableAt, 15),
 	table("table of 24 bytes", tableAt, 24),
 	table("table of 4 GiB", tableAt, 0xfffffff0),
-	table("table of more than a chain may have", tableAt, 16*(minMaxChain+1)),
+	table("table of more than a chain may have", tableAt, 16*(maxTransmitChain+1)),
 	table("table outside memory", outside, 16),
 	table("table partly outside memory", outside-16, 32),
 	table("table that wraps around", ^uint64(15), 32),
