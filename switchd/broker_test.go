@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -23,7 +22,7 @@ func brokerDaemon(t *testing.T, change func(*Config)) broker {
 	if change != nil {
 		change(&c)
 	}
-	d, err := New(c, slog.New(slog.DiscardHandler))
+	d, err := New(c, silent(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"vhostkit/switchd/control"
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/forward"
+	"vhostkit/switchd/logging"
 	"vhostkit/switchd/pci"
 	"vhostkit/switchd/unixsocket"
 	"vhostkit/switchd/uplink"
@@ -26,7 +27,8 @@ import (
 // Daemon is the running switch: sockets, ports, uplink and control, wired together.
 type Daemon struct {
 	config  Config
-	log     *slog.Logger
+	out     *logging.Output // the caller's
+	log     *slog.Logger    // out's
 	started time.Time
 	sw      *forward.Switch
 	uplink  uplink.Uplink // nil: none
@@ -42,13 +44,14 @@ type Daemon struct {
 	failed    chan error           // the first part that stopped by itself
 }
 
-// New checks the configuration and opens the uplink. Nothing is served before Run.
-func New(config Config, log *slog.Logger) (*Daemon, error) {
+// New checks the configuration and opens the uplink. Nothing is served before Run. out stays the caller's, to be closed after Run.
+func New(config Config, out *logging.Output) (*Daemon, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
+	log := out.Log()
 	d := &Daemon{
-		config: config, log: log, started: time.Now(),
+		config: config, out: out, log: log, started: time.Now(),
 		sockets: map[string]*socket{}, named: map[string]namedPort{}, plugged: map[int]*plug{}, failed: make(chan error, 1),
 		options: vhost.Options{
 			Mergeable: config.Mergeable, TxCsum: config.TxCsum, TSO: config.TSO, Promiscuous: config.Promiscuous,

@@ -149,7 +149,7 @@ func TestZeroCopyRefused(t *testing.T) {
 			config := DefaultConfig()
 			config.Uplink, config.ZeroCopy, config.StateDir = c.uplink, c.zeroCopy, dir
 			config.ControlSocket, config.SocketDir = filepath.Join(dir, "control"), filepath.Join(dir, "ports")
-			d, err := New(config, slog.New(slog.DiscardHandler))
+			d, err := New(config, silent(t))
 			if err == nil {
 				d.closeUplink()
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"vhostkit/switchd/ether"
@@ -13,11 +12,12 @@ import (
 )
 
 // report writes the switch's events to the log. A learned address is also printed in the old switch's own words, which operators look for.
+// It is called by the goroutine that also stops broken devices, and waits for nobody: its output never does.
 func (d *Daemon) report(e forward.Event) {
 	mac := ether.MAC(e.MAC)
 	switch e.Kind {
 	case forward.EventRegistered:
-		fmt.Fprintf(os.Stdout, "DATA: (%d) MAC_ADDRESS %s and VLAN_TAG %d registered\n", e.Port, mac, e.VLAN)
+		d.out.Address(e.Port, fmt.Sprintf("DATA: (%d) MAC_ADDRESS %s and VLAN_TAG %d registered\n", e.Port, mac, e.VLAN))
 		if errors.Is(e.Err, uplink.ErrNoPool) {
 			d.log.Warn("the address has no hardware pool; frames from outside reach it by way of the switch, more slowly", "port", e.Port,
 				"mac", mac, "reason", e.Err)
@@ -52,7 +52,7 @@ func (d *Daemon) showStats(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			fmt.Fprint(os.Stdout, FormatLegacyStats(d.legacyStats(), isTerminal(os.Stdout)))
+			d.out.Screen(FormatLegacyStats(d.legacyStats(), d.out.Terminal()))
 		}
 	}
 }

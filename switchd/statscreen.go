@@ -2,10 +2,7 @@ package switchd
 
 import (
 	"fmt"
-	"os"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // LegacyStats are a device's numbers as the old switch shows them, in frames.
@@ -36,9 +33,4 @@ func FormatLegacyStats(devices []LegacyStats, clear bool) string {
 	}
 	b.WriteString("===================================================\n")
 	return b.String()
-}
-
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }

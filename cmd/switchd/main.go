@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"vhostkit/switchd"
+	"vhostkit/switchd/logging"
 )
 
 // Exit codes.
@@ -41,8 +42,18 @@ func run(args []string) int {
 		fmt.Println("the configuration is valid")
 		return 0
 	}
-	if err := serve(config, args); err != nil {
+	level := new(slog.LevelVar)
+	_ = level.UnmarshalText([]byte(config.LogLevel)) // checked by Validate
+	out, err := logging.Open(logging.Config{
+		Stdout: os.Stdout, Stderr: os.Stderr, JSON: config.LogFormat == "json", Level: level, Addresses: config.MACLimit,
+	})
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "switchd: %v\n", err)
+		return exitFailure
+	}
+	defer out.Close()
+	if err := serve(config, args, out, level); err != nil {
+		fmt.Fprintf(out.Stderr(), "switchd: %v\n", err)
 		return exitFailure
 	}
 	return 0
@@ -69,9 +80,8 @@ func loadDefaultFile(c *switchd.Config) error {
 }
 
 // serve runs the daemon until SIGINT or SIGTERM; a second signal ends the process at once.
-func serve(config switchd.Config, args []string) error {
-	level := new(slog.LevelVar)
-	log := newLogger(config, level)
+func serve(config switchd.Config, args []string, out *logging.Output, level *slog.LevelVar) error {
+	log := out.Log()
 	for _, notice := range config.Notices {
 		log.Info(notice)
 	}
@@ -92,7 +102,7 @@ func serve(config switchd.Config, args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // from now on a signal has its default effect
-	d, err := switchd.New(config, log)
+	d, err := switchd.New(config, out)
 	if err != nil {
 		return err
 	}
@@ -124,13 +134,4 @@ func reloadOnHangup(ctx context.Context, d *switchd.Daemon, args []string, level
 		_ = level.UnmarshalText([]byte(next.LogLevel)) // checked by Validate
 		d.Reload(next)
 	}
-}
-
-func newLogger(c switchd.Config, level *slog.LevelVar) *slog.Logger {
-	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked by Validate
-	options := &slog.HandlerOptions{Level: level}
-	if c.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, options))
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, options))
 }

@@ -34,9 +34,10 @@ func NewServer(l net.Listener, b Backend, log *slog.Logger) *Server {
 
 // Serve answers until ctx ends.
 func (s *Server) Serve(ctx context.Context) error {
+	log := s.log.With("socket", s.listener.Addr().String()) // whose budget of lines net/http's complaints come out of
 	server := &http.Server{
 		Handler: s.handle, ConnContext: withCaller, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
-		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	stop := context.AfterFunc(ctx, func() {
 		shutdown, cancel := context.WithTimeout(context.Background(), time.Second)
