@@ -32,6 +32,8 @@ func (d *Daemon) report(e forward.Event) {
 	case forward.EventAddressLimit:
 		d.log.Warn("port uses more source addresses than it may; frames from further ones are dropped", "port", e.Port, "mac", mac,
 			"limit", d.config.MACLimit)
+	case forward.EventAnnounceLimit:
+		d.log.Warn("front-end asks for more announcements (SEND_RARP) than a port may have made; the rest is left out", "port", e.Port, "mac", mac)
 	case forward.EventUplinkFailed:
 		d.log.Error("nothing comes in from the uplink any more; restart switchd when the interface is back", "uplink", d.config.Uplink,
 			"error", e.Err)

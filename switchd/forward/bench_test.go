@@ -21,7 +21,7 @@ func newBench(b testing.TB, ports, size int) *bench {
 	for range ports {
 		r.guests = append(r.guests, newGuest(b, s, size))
 	}
-	w, err := newWorker(s, 0, -1)
+	w, err := newWorker(s, 0, -1, testScale)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func BenchmarkForward(b *testing.B) {
 // burst forwards one burst of a port, and its receivers offer their buffers again.
 func (r *bench) burst(b testing.TB, p int, pairs bool) {
 	r.guests[p].tx.offer(virtio.BurstSize)
-	if r.w.ingress(r.w.tx[p]) != virtio.BurstSize {
+	if r.w.ingress(r.w.tx[p], virtio.BurstSize) != virtio.BurstSize {
 		b.Fatal("burst not taken")
 	}
 	r.w.notify()

@@ -52,13 +52,14 @@ type Config struct {
 type EventKind int
 
 const (
-	EventRegistered   EventKind = iota // an address was learned on a port
-	EventUnregistered                  // an address left: aged out, or the port closed
-	EventDuplicate                     // a port uses an address that is registered on Other; its frames are dropped
-	EventAddressLimit                  // a port uses more addresses than it may
-	EventUplinkFailed                  // the uplink receives no more
-	EventNotLent                       // the uplink's device cannot read the port's memory; its frames are copied
-	EventFailed                        // the port's device broke the rules or its memory is gone; it was stopped
+	EventRegistered    EventKind = iota // an address was learned on a port
+	EventUnregistered                   // an address left: aged out, or the port closed
+	EventDuplicate                      // a port uses an address that is registered on Other; its frames are dropped
+	EventAddressLimit                   // a port uses more addresses than it may
+	EventAnnounceLimit                  // a port asks for more announcements (SEND_RARP) than it may
+	EventUplinkFailed                   // the uplink receives no more
+	EventNotLent                        // the uplink's device cannot read the port's memory; its frames are copied
+	EventFailed                         // the port's device broke the rules or its memory is gone; it was stopped
 )
 
 // Event is something that an operator wants to read in the log.

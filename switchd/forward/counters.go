@@ -21,6 +21,7 @@ const (
 	DropForeignVLAN                 // for the outside, with the tag of another port's VLAN
 	DropNotReady                    // the receiving port has no running receive ring
 	DropRingFull                    // the receiver offered no buffers, also after the retries
+	DropRingBusy                    // another worker had the receiver's ring for too long
 	DropTooSmall                    // the receiver's buffers are too small for the frame
 	DropFault                       // the receiver's or the sender's ring or memory broke during delivery
 	numReasons
@@ -28,7 +29,7 @@ const (
 
 var reasonNames = [numReasons]string{
 	"runt", "oversized", "bad_header", "bad_source", "own_address", "mac_duplicate", "mac_limit", "no_destination", "no_uplink",
-	"uplink_full", "foreign_vlan", "not_ready", "ring_full", "too_small", "fault",
+	"uplink_full", "foreign_vlan", "not_ready", "ring_full", "ring_busy", "too_small", "fault",
 }
 
 func (r Reason) String() string { return reasonNames[r] }

@@ -2,14 +2,10 @@ package forward
 
 import (
 	"fmt"
-	"runtime"
 
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/virtio"
 )
-
-// spinsBeforeYield is how often a worker looks at a receive ring that another worker owns before it lets other threads run.
-const spinsBeforeYield = 1000
 
 // deliverGroups delivers what the groups hold and empties them.
 func (w *worker) deliverGroups(r *transmitRing) {
@@ -80,12 +76,14 @@ func (w *worker) sourceBroken() bool { return w.source != nil && w.source.port.b
 func (w *worker) deliverRun(rx *receiveRing, d *delivery, list []uint8, sender *counters) {
 	d.list, d.small = list, 0
 	w.enqueue(rx, d)
-	if len(d.list) > 0 && d.patient {
+	if len(d.list) > 0 && d.patient && !d.busy {
 		w.retry(rx, d)
 	}
 	w.lose(rx.c, sender, DropTooSmall, d.small)
 	if w.sourceBroken() || rx.port.broken.Load() {
 		w.lose(rx.c, sender, DropFault, len(d.list))
+	} else if d.busy {
+		w.lose(rx.c, sender, DropRingBusy, len(d.list))
 	} else {
 		w.lose(rx.c, sender, DropRingFull, len(d.list))
 	}
@@ -95,6 +93,7 @@ func (w *worker) deliverRun(rx *receiveRing, d *delivery, list []uint8, sender *
 type delivery struct {
 	list    []uint8
 	patient bool // the receiver may be waited for
+	busy    bool // another worker does not let go of the ring
 	arrived int
 	small   int // frames that do not fit the receiver's buffers
 	bytes   uint64
@@ -103,7 +102,9 @@ type delivery struct {
 // enqueue moves as many frames as the ring takes now and wakes the guest. It owns the ring meanwhile. A fault ends it: frames not yet
 // published stay in the list.
 func (w *worker) enqueue(rx *receiveRing, d *delivery) {
-	w.own(rx)
+	if d.busy = !w.own(rx); d.busy {
+		return
+	}
 	defer w.recoverDelivery(rx)
 	for more := true; more && len(d.list) > 0; {
 		arrived, bytes := d.arrived, d.bytes
@@ -115,25 +116,16 @@ func (w *worker) enqueue(rx *receiveRing, d *delivery) {
 	}
 }
 
-// own waits until the ring is this worker's. Where there is one worker only, it always is.
-func (w *worker) own(rx *receiveRing) {
-	if w.alone {
-		return
-	}
-	for spins := 0; !rx.owned.CompareAndSwap(0, 1); spins++ {
-		if spins >= spinsBeforeYield {
-			runtime.Gosched()
-		}
-	}
-}
+// own waits until the ring is this worker's, as long as that may take (owner.take). Where there is one worker only, it always is.
+func (w *worker) own(rx *receiveRing) bool { return w.alone || rx.owner.take() }
 
 // tryOwn is own without waiting.
-func (w *worker) tryOwn(rx *receiveRing) bool { return w.alone || rx.owned.CompareAndSwap(0, 1) }
+func (w *worker) tryOwn(rx *receiveRing) bool { return w.alone || rx.owner.try() }
 
 // disown gives the ring back.
 func (w *worker) disown(rx *receiveRing) {
 	if !w.alone {
-		rx.owned.Store(0)
+		rx.owner.giveBack()
 	}
 }
 

@@ -82,6 +82,7 @@ func (s *Switch) refill() {
 	for _, p := range s.ports {
 		if p != nil {
 			p.learnBudget.Store(learnBudget)
+			p.refillAnnouncements()
 		}
 	}
 	s.refillPatience()

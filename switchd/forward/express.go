@@ -25,10 +25,11 @@ type passing struct {
 	length    uint32
 }
 
-// express forwards what is simple of a burst and returns how many buffers it took. more tells that chains are left which are not simple.
-func (w *worker) express(r *transmitRing) (n int, more bool) {
+// express forwards what is simple of a burst of at most limit and returns how many buffers it took. more tells that chains are left which are not
+// simple.
+func (w *worker) express(r *transmitRing, limit int) (n int, more bool) {
 	x := &w.lane
-	n, more = r.queue.FetchViews(x.views[:])
+	n, more = r.queue.FetchViews(x.views[:limit])
 	if n == 0 {
 		return 0, more
 	}
@@ -46,6 +47,7 @@ func (w *worker) express(r *transmitRing) (n int, more bool) {
 	r.c.delivered.Add(uint64(delivered))
 	r.c.packets.Add(uint64(taken))
 	r.c.bytes.Add(bytes)
+	w.pace.moved += int(bytes)
 	if r.loans.hold(taken) {
 		r.queue.HoldViews(x.views[:taken])
 	} else {
@@ -227,9 +229,9 @@ func (w *worker) prepareMoves(r *transmitRing, g *group, first int, wait bool) i
 		return 0
 	}
 	rx := v.ring(r.pair)
-	if wait {
-		w.own(rx)
-	} else if !w.tryOwn(rx) {
+	if wait && !w.own(rx) {
+		return 0
+	} else if !wait && !w.tryOwn(rx) {
 		g.busy = true
 		return 0
 	}

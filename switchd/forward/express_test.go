@@ -24,7 +24,7 @@ func fanOut(t *testing.T, guests int) (*worker, *transmitRing, []*guest) {
 		}
 		list = append(list, g)
 	}
-	w, err := newWorker(s, 0, -1)
+	w, err := newWorker(s, 0, -1, testScale)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,22 +68,22 @@ func (g *guest) got(t *testing.T, i int) {
 func TestBurstWaitsForBusyRingLast(t *testing.T) {
 	w, r, guests := fanOut(t, 5)
 	busy := w.table.ports[2].rx[0]
-	busy.owned.Store(1)
+	busy.owner.held.Store(1)
 	done := make(chan int)
-	go func() { done <- w.ingress(r) }()
+	go func() { done <- w.ingress(r, virtio.BurstSize) }()
 	for _, i := range []int{1, 3, 4} {
 		guests[i].got(t, i)
 	}
 	if n := guests[2].rx.usedIndex(); n != 0 {
 		t.Errorf("%d buffers of a ring were used that another worker has", n)
 	}
-	busy.owned.Store(0)
+	busy.owner.held.Store(0)
 	if n := <-done; n != 12 {
 		t.Errorf("%d buffers were taken, want 12", n)
 	}
 	guests[2].got(t, 2)
 	for i, v := range w.table.ports {
-		if v.rx[0].owned.Load() != 0 {
+		if v.rx[0].owner.held.Load() != 0 {
 			t.Errorf("the ring of guest %d was not given back", i)
 		}
 	}
@@ -99,13 +99,13 @@ func TestBurstWithBrokenReceiver(t *testing.T) {
 		if err := unix.Ftruncate(guests[broken].fd, 0); err != nil {
 			t.Fatal(err)
 		}
-		containing(func() { w.ingress(r) })
+		containing(func() { w.ingress(r, virtio.BurstSize) })
 		for i := 1; i < len(guests); i++ {
 			if i != broken {
 				guests[i].got(t, i)
 			}
-			if v := w.table.ports[i]; v.port.broken.Load() != (i == broken) || v.rx[0].owned.Load() != 0 {
-				t.Errorf("guest %d: broken %v, owned %d", i, v.port.broken.Load(), v.rx[0].owned.Load())
+			if v := w.table.ports[i]; v.port.broken.Load() != (i == broken) || v.rx[0].owner.held.Load() != 0 {
+				t.Errorf("guest %d: broken %v, owned %d", i, v.port.broken.Load(), v.rx[0].owner.held.Load())
 			}
 		}
 		c := r.c.snapshot()
@@ -127,7 +127,7 @@ func TestBurstToFullRing(t *testing.T) {
 		left -= n
 	}
 	guests[2].rx.seen = guests[2].rx.usedIndex()
-	if n := w.ingress(r); n != 9 {
+	if n := w.ingress(r, virtio.BurstSize); n != 9 {
 		t.Errorf("%d buffers were taken, want 9", n)
 	}
 	guests[1].got(t, 1)

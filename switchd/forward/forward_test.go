@@ -193,8 +193,9 @@ func TestAgeingDoesNotHoldUpWorkers(t *testing.T) {
 	<-aged
 }
 
-// A front-end that makes the eventfd block with which its driver is woken holds up neither a worker nor whoever waits for that worker.
-func TestBlockedWorkerIsFreedDuringUpdate(t *testing.T) {
+// A front-end that makes the eventfd block with which its driver is woken holds up neither a worker nor whoever waits for that worker, and harms
+// not even itself.
+func TestBlockingEventfd(t *testing.T) {
 	s := startSwitch(t, Config{VM2VM: VM2VMSoftware})
 	g := newGuest(t, s, 64)
 	call, err := unix.Eventfd(0, 0) // blocks
@@ -219,5 +220,7 @@ func TestBlockedWorkerIsFreedDuringUpdate(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Fatal("the control side waits for a worker that waits for the front-end")
 	}
-	waitFor(t, func() bool { return g.port.broken.Load() })
+	if g.port.broken.Load() {
+		t.Error("the device was stopped")
+	}
 }

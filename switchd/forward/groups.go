@@ -25,8 +25,10 @@ type group struct {
 func (g *groups) init() { g.resize(0) }
 
 func (g *groups) resize(ports int) {
-	g.n = 0
-	g.index = make([]uint8, ports+1)
+	g.reset()
+	if ports >= len(g.index) {
+		g.index = make([]uint8, ports+1+ports/4)
+	}
 }
 
 // add puts a frame to its destination's. It reports false for a port that is newer than the worker's table.

@@ -7,6 +7,7 @@ import (
 
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/ticks"
 	"vhostkit/switchd/virtio"
 )
 
@@ -17,9 +18,9 @@ const (
 	toNobody = -3
 )
 
-// ingress moves one burst out of a transmit ring and returns how many buffers it held. A fault on the sender's memory ends the burst: it
-// was the sender's own, and nothing of it is returned.
-func (w *worker) ingress(r *transmitRing) (n int) {
+// ingress moves one burst of at most limit buffers out of a transmit ring and returns how many it held; twice as many if the slow way has some,
+// too. A fault on the sender's memory ends the burst: it was the sender's own, and nothing of it is returned.
+func (w *worker) ingress(r *transmitRing, limit int) (n int) {
 	if r.port.broken.Load() {
 		return 0
 	}
@@ -29,20 +30,20 @@ func (w *worker) ingress(r *transmitRing) (n int) {
 		n = w.returnDue(r)
 	}
 	if w.sw.config.VM2VM == VM2VMSoftware {
-		taken, more := w.express(r)
+		taken, more := w.express(r, limit)
 		n += taken
 		if !more || r.port.broken.Load() {
 			return n
 		}
 	}
-	return n + w.general(r)
+	return n + w.general(r, limit)
 }
 
-// general moves one burst of frames of any kind.
-func (w *worker) general(r *transmitRing) int {
+// general moves one burst of frames of any kind, at most limit.
+func (w *worker) general(r *transmitRing, limit int) int {
 	b := &w.burst
 	b.Reset(r.queue)
-	n, err := r.queue.Fetch(b, virtio.BurstSize)
+	n, err := r.queue.Fetch(b, limit)
 	if n > 0 {
 		n = w.forwardBurst(r, n)
 		w.complete(r, n)
@@ -95,6 +96,7 @@ func (w *worker) forwardBurst(r *transmitRing, n int) int {
 	var bytes uint64
 	w.requests, w.taken = false, 0
 	w.lastTo, w.lastPort = 0, -1
+	end := ticks.Now() + w.pace.floodTime
 	for i, pieces := 0, 0; i < n; i++ {
 		w.taken = i + 1 // what is looked at is counted, whatever happens: see abandon
 		f := &w.frames[i]
@@ -112,7 +114,9 @@ func (w *worker) forwardBurst(r *transmitRing, n int) int {
 		case toNobody:
 		case toFlood:
 			w.deliverGroups(r)
-			w.flood(r, i)
+			if w.flood(r, i); ticks.Now() > end { // the rest is for the next burst
+				i = n
+			}
 		default:
 			if !w.groups.add(to, i) {
 				r.c.drops[DropNotReady].Add(1)
@@ -123,6 +127,7 @@ func (w *worker) forwardBurst(r *transmitRing, n int) int {
 	n, w.taken = w.taken, 0
 	r.c.packets.Add(uint64(n))
 	r.c.bytes.Add(bytes)
+	w.pace.moved += int(bytes)
 	return n
 }
 

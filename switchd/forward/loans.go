@@ -135,7 +135,7 @@ func (r *transmitRing) settled() bool {
 		return true
 	}
 	n := l.due()
-	_ = guestmem.Contain(func() { r.queue.Return(n) })
+	_ = r.port.Touch(func() { r.queue.Return(n) })
 	if l.head == l.tail && l.current.Returned() { // left by a burst that a fault ended
 		l.current = uplink.Loan{}
 	}

@@ -1,6 +1,9 @@
 package forward
 
-import "vhostkit/switchd/guestmem"
+import (
+	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/virtio"
+)
 
 // What has to be done for a ring after buffers were returned to it, but only once a round: count, and call the driver if it wants that. One
 // full fence for all the rings of a round is much cheaper than one for each: a fence waits until every store before it has reached the
@@ -47,10 +50,18 @@ func (w *worker) notify() {
 	for next := 0; next < len(n.tx); {
 		next = w.notifySenders(next)
 	}
+	busy := n.rx[:0] // rings of which another worker does not let go: looked at again in the next round
 	for next := 0; next < len(n.rx); {
-		next = w.notifyReceivers(next)
+		next = w.notifyReceivers(next, &busy)
 	}
-	n.tx, n.rx = n.tx[:0], n.rx[:0]
+	n.tx, n.rx = n.tx[:0], busy
+	w.signals.Flush()
+}
+
+// call wakes a guest, at the next flush of the signals.
+func (w *worker) call(q *virtio.Queue, c *counters) {
+	w.signals.Add(q.CallFD())
+	c.calls.Add(1)
 }
 
 // notifySenders deals with the transmit rings from one on, up to a fault on guest memory, and returns where to go on.
@@ -64,14 +75,14 @@ func (w *worker) notifySenders(next int) (at int) {
 	}()
 	for ; at < len(w.notices.tx); at++ {
 		if r := w.notices.tx[at]; r.queue.CallDue() && !r.port.broken.Load() {
-			w.call(r.queue, r.port, r.c)
+			w.call(r.queue, r.c)
 		}
 	}
 	return at
 }
 
 // notifyReceivers is the same for the receive rings.
-func (w *worker) notifyReceivers(next int) (at int) {
+func (w *worker) notifyReceivers(next int, busy *[]*receiveRing) (at int) {
 	at = next
 	defer func() {
 		if fault := guestmem.Recovered(recover()); fault != nil {
@@ -83,7 +94,10 @@ func (w *worker) notifyReceivers(next int) (at int) {
 	}()
 	for ; at < len(w.notices.rx); at++ {
 		rx := w.notices.rx[at]
-		w.own(rx)
+		if !w.own(rx) {
+			*busy = append(*busy, rx)
+			continue
+		}
 		rx.noted = false
 		packets, bytes := rx.packets, rx.bytes
 		rx.packets, rx.bytes = 0, 0
@@ -92,7 +106,7 @@ func (w *worker) notifyReceivers(next int) (at int) {
 		due := rx.queue.CallDue()
 		w.disown(rx)
 		if due && !rx.port.broken.Load() {
-			w.call(rx.queue, rx.port, rx.c)
+			w.call(rx.queue, rx.c)
 		}
 	}
 	return at

@@ -159,12 +159,12 @@ func TestSegmentationIsBounded(t *testing.T) {
 		{1000, 500, 64, 64},
 	} {
 		a.sendRaw(gsoFrame(2, 1, VIRTIO_NET_HDR_GSO_TCPV4, c.payload, c.size), c.frames)
-		first := r.w.ingress(ring)
+		first := r.w.ingress(ring, virtio.BurstSize)
 		if first != c.in {
 			t.Errorf("%d frames in pieces of %d: the first burst took %d, want %d", c.frames, c.size, first, c.in)
 		}
 		for taken := first; taken < c.frames; {
-			n := r.w.ingress(ring)
+			n := r.w.ingress(ring, virtio.BurstSize)
 			if taken += n; n == 0 {
 				t.Fatalf("%d frames in pieces of %d: %d are left", c.frames, c.size, c.frames-taken)
 			}

@@ -2,8 +2,6 @@ package forward
 
 import (
 	"encoding/binary"
-	"runtime"
-	"sync/atomic"
 
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/guestmem"
@@ -12,7 +10,7 @@ import (
 
 // uplinkQueue is a queue pair of the uplink. It has one sender at a time; one worker receives from it.
 type uplinkQueue struct {
-	owned      atomic.Uint32
+	owner      owner
 	queue      uplink.Queue
 	complained bool // its failure was reported; the receiving worker's
 }
@@ -85,10 +83,10 @@ func (w *worker) prepareAll(r *transmitRing, list []uint8) (ready int, ok bool) 
 }
 
 func (w *worker) send(frames []uplink.TxFrame, loan *uplink.Loan) (int, error) {
-	for !w.out.owned.CompareAndSwap(0, 1) {
-		runtime.Gosched()
+	if !w.out.owner.take() {
+		return 0, nil
 	}
-	defer w.out.owned.Store(0)
+	defer w.out.owner.giveBack()
 	return w.out.queue.Send(frames, loan)
 }
 

@@ -25,6 +25,8 @@ type Port struct {
 	failure     atomic.Pointer[error]
 	reported    bool // the failure was passed on; event goroutine only
 	learnBudget atomic.Int32
+	turns       []turn        // by worker
+	announcing  atomic.Int32  // announcements that it may still have made
 	patience    atomic.Int64  // nanoseconds that workers may still wait for its receive rings in this tick
 	quiet       atomic.Uint32 // no more complaints about its addresses until this second
 
@@ -39,6 +41,14 @@ type Port struct {
 }
 
 type pairCounters struct{ rx, tx counters }
+
+// of gives the counters of a ring, by its index.
+func (c *pairCounters) of(ring int) *counters {
+	if ring%2 == 0 {
+		return &c.rx
+	}
+	return &c.tx
+}
 
 // view is what workers see of a port. It is immutable but for what its rings hold.
 type view struct {
@@ -58,13 +68,12 @@ func (v *view) ring(pair int) *receiveRing {
 
 // receiveRing is a guest's receive queue. It has one owner at a time: the worker that swapped owned from 0 to 1.
 type receiveRing struct {
-	owned   atomic.Uint32
+	owner   owner
 	queue   *virtio.Queue
 	header  int         // bytes of virtio-net header
 	merge   bool        // a frame may take several buffers
 	stalled atomic.Bool // offered nothing during all retries, nor since: retrying is pointless
 	accept  offloads
-	fresh   bool // its driver has to be woken once; the first worker's
 	port    *Port
 	c       *counters
 
@@ -83,10 +92,10 @@ type transmitRing struct {
 	offloads bool     // headers carry checksum or segmentation requests
 	leaves   offloads // what it may leave to others
 	pair     int
-	fresh    bool // just started; the first worker's
-	worker   int  // who polls it, -1 before the first table; sw.mu
+	worker   int // who polls it, -1 before the first table; sw.mu
 	port     *Port
 	c        *counters
+	watched  uint64 // the last look at what the worker sleeps on that had it; the worker's
 	loans    *loans // nil: nothing is ever lent
 
 	lastSource ether.MAC // of the last frame that passed; the worker's
@@ -162,19 +171,20 @@ func (p *Port) newView(rings []*virtio.Queue, features virtio.Features, memory *
 			continue
 		}
 		// Starting touches the ring, whose memory may already be gone.
-		if fault := guestmem.Contain(q.Start); fault != nil {
+		if fault := p.Touch(q.Start); fault != nil {
 			p.breakDown(fault)
 			continue
 		}
+		p.sw.fresh = append(p.sw.fresh, freshRing{q, p, p.pairs[pair].of(i)})
 		if i%2 == 0 {
 			v.rx = append(v.rx, &receiveRing{
 				queue: q, header: features.HeaderSize(), merge: features.Has(virtio.VIRTIO_NET_F_MRG_RXBUF),
-				accept: acceptedOffloads(features), fresh: true, port: p, c: &p.pairs[pair].rx,
+				accept: acceptedOffloads(features), port: p, c: &p.pairs[pair].rx,
 			})
 		} else {
 			v.tx = append(v.tx, &transmitRing{
 				queue: q, header: features.HeaderSize(), offloads: features.Has(virtio.VIRTIO_NET_F_CSUM),
-				leaves: leftOffloads(features), pair: pair, fresh: true, worker: -1, port: p, c: &p.pairs[pair].tx, loans: p.sw.newLoans(q),
+				leaves: leftOffloads(features), pair: pair, worker: -1, port: p, c: &p.pairs[pair].tx, loans: p.sw.newLoans(q),
 			})
 		}
 	}

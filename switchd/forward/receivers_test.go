@@ -150,7 +150,7 @@ func trickle(t *testing.T, r *bench, n int, frame []byte) uint64 {
 	for range n {
 		to.rx.recycle()
 		r.guests[0].send(frame, frame, frame)
-		if r.w.ingress(r.w.table.ports[0].tx[0]) != 3 {
+		if r.w.ingress(r.w.table.ports[0].tx[0], virtio.BurstSize) != 3 {
 			t.Fatal("burst not taken")
 		}
 		r.w.notify()
@@ -167,7 +167,7 @@ func patientBench(t *testing.T) *bench {
 	c.RxRetry, c.RxRetryNum, c.RxRetryDelay = true, 1, 100*time.Microsecond
 	for range 63 / 3 { // what is left is one buffer
 		r.guests[0].send(unicast(), unicast(), unicast())
-		r.w.ingress(r.w.table.ports[0].tx[0])
+		r.w.ingress(r.w.table.ports[0].tx[0], virtio.BurstSize)
 	}
 	r.w.notify()
 	r.guests[1].rx.seen = r.guests[1].rx.usedIndex()

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/ticks"
 	"vhostkit/switchd/virtio"
 )
 
@@ -90,6 +91,9 @@ func newGuestWith(tb testing.TB, s *Switch, size int, features virtio.Features) 
 		tx: newRing(tb, m, rigMemory/2, size, false, features)}
 	if g.port, err = s.AddPort(func(error) {}); err != nil {
 		tb.Fatal(err)
+	}
+	for i := range g.port.turns { // as if it had run for a while
+		g.port.turns[i].limit = virtio.BurstSize
 	}
 	g.rx.offer(size)
 	g.port.Update([]*virtio.Queue{g.rx.queue, g.tx.queue}, features, m)
@@ -215,3 +219,6 @@ func testFrame(to, from byte, size int, fill byte) []byte {
 var everybody = []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 
 func ptr(i int) guestmem.Ptr { return guestmem.Ptr(i) }
+
+// testScale is good enough where no time is measured.
+var testScale = ticks.Measure(time.Millisecond)

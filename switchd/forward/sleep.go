@@ -18,56 +18,75 @@ const (
 )
 
 // sleeper lets a worker sleep until a guest kicks, an uplink queue has frames, or the control side wants something.
+//
+// Kicks are watched edge-triggered and never read: each write of the front-end to the eventfd wakes the worker once (epoll(7)), and reading a file
+// that a front-end shares could block. The counter does not run over: it would take as many kicks as there are numbers of 64 bits.
 type sleeper struct {
-	epoll   int
+	epoll   int // -1 before init
 	wake    int // eventfd
 	spin    time.Duration
-	watched []int
-	kicks   map[int]*transmitRing
+	look    uint64 // number of the last watch
+	uplinks bool   // are watched
+	kicks   map[int32]*transmitRing
 	ready   [64]unix.EpollEvent
 }
 
 func (s *sleeper) init() error {
+	s.epoll, s.wake = -1, -1
 	var err error
 	if s.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return fmt.Errorf("epoll_create1: %w", err)
 	}
 	if s.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		unix.Close(s.epoll)
 		return fmt.Errorf("eventfd: %w", err)
 	}
 	s.spin = minSpin
-	s.kicks = map[int]*transmitRing{}
-	return s.add(s.wake)
+	s.kicks = map[int32]*transmitRing{}
+	return s.add(s.wake, unix.EPOLLIN)
 }
 
 func (s *sleeper) close() {
-	unix.Close(s.epoll)
-	unix.Close(s.wake)
-}
-
-func (s *sleeper) add(fd int) error {
-	return unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
-}
-
-// watch makes the kicks of these rings, and these uplink queues, what the worker wakes up for. An eventfd that epoll refuses leaves its
-// ring to the regular look-around of rest.
-func (s *sleeper) watch(tx []*transmitRing, uplinks []*uplinkQueue) {
-	for _, fd := range s.watched {
-		// The descriptor may be closed by now, which removed it: nothing to be done then.
-		_ = unix.EpollCtl(s.epoll, unix.EPOLL_CTL_DEL, fd, nil)
-	}
-	s.watched = s.watched[:0]
-	clear(s.kicks)
-	for _, r := range tx {
-		if fd := r.queue.KickFD(); fd >= 0 && s.add(fd) == nil {
-			s.watched = append(s.watched, fd)
-			s.kicks[fd] = r
+	for _, fd := range []int{s.epoll, s.wake} {
+		if fd > 0 {
+			unix.Close(fd)
 		}
 	}
-	for _, u := range uplinks {
-		if fd := u.queue.FD(); fd >= 0 && s.add(fd) == nil {
-			s.watched = append(s.watched, fd)
+}
+
+func (s *sleeper) add(fd int, events uint32) error {
+	return unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
+}
+
+// watch makes the kicks of these rings, and these uplink queues, what the worker wakes up for. Only what has changed costs a system call. An
+// eventfd that epoll refuses leaves its ring to the regular look-around of rest.
+func (s *sleeper) watch(tx []*transmitRing, uplinks []*uplinkQueue) {
+	s.look++
+	for _, r := range tx {
+		if r.watched == s.look-1 && s.kicks[int32(r.queue.KickFD())] == r {
+			r.watched = s.look
+		}
+	}
+	for fd, r := range s.kicks {
+		if r.watched != s.look {
+			_ = unix.EpollCtl(s.epoll, unix.EPOLL_CTL_DEL, int(fd), nil)
+			delete(s.kicks, fd)
+		}
+	}
+	for _, r := range tx {
+		if r.watched == s.look {
+			continue
+		}
+		if fd := r.queue.KickFD(); fd >= 0 && s.add(fd, unix.EPOLLIN|unix.EPOLLET) == nil {
+			s.kicks[int32(fd)] = r
+		}
+		r.watched = s.look
+	}
+	if !s.uplinks {
+		s.uplinks = true
+		for _, u := range uplinks {
+			if fd := u.queue.FD(); fd >= 0 {
+				_ = s.add(fd, unix.EPOLLIN)
+			}
 		}
 	}
 }
@@ -75,23 +94,18 @@ func (s *sleeper) watch(tx []*transmitRing, uplinks []*uplinkQueue) {
 // wakeUp ends a sleep, or the next one if there is none.
 func (s *sleeper) wakeUp() { _, _ = unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
 
-// wait sleeps until something is ready or the time is up, and takes the kicks off their eventfds.
-func (s *sleeper) wait(limit time.Duration, g *guard) {
+// wait sleeps until something is ready or the time is up.
+func (s *sleeper) wait(limit time.Duration) {
 	n, err := unix.EpollWait(s.epoll, s.ready[:], int(limit/time.Millisecond))
 	if err != nil {
 		return
 	}
 	var count [8]byte
 	for _, e := range s.ready[:n] {
-		fd := int(e.Fd)
-		if fd == s.wake {
-			_, _ = unix.Read(fd, count[:])
-		} else if r := s.kicks[fd]; r != nil {
-			g.enter(fd, false, r.port)
-			if _, err := unix.Read(fd, count[:]); err == nil {
-				r.c.kicks.Add(1)
-			}
-			g.leave()
+		if int(e.Fd) == s.wake {
+			_, _ = unix.Read(s.wake, count[:])
+		} else if r := s.kicks[e.Fd]; r != nil {
+			r.c.kicks.Add(1)
 		}
 	}
 }
@@ -132,7 +146,11 @@ func (w *worker) polls() bool {
 func (w *worker) doze(now time.Time) {
 	w.stats.busy.Add(w.sw.now() - w.stats.since.Swap(0))
 	w.stats.sleeps.Add(1)
-	w.sleep.wait(w.napTime(), &w.guard)
+	nap := w.napTime()
+	w.still.Store(true)
+	w.sleep.wait(nap)
+	w.awake()
+	w.pace.sampleCPU()
 	w.stats.since.Store(w.sw.now())
 	w.stats.wakeups.Add(1)
 	if time.Since(now) < shortSleep {

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"vhostkit/switchd/ether"
+	"vhostkit/switchd/ticks"
 	"vhostkit/switchd/uplink"
+	"vhostkit/switchd/virtio"
 )
 
 // tick is how often the event goroutine looks around: failures, learning budgets, the coarse clock, ageing.
@@ -26,12 +28,16 @@ type Switch struct {
 	table   atomic.Pointer[table]
 	workers []*worker
 	running atomic.Bool
+	parking atomic.Pointer[parking] // nil: workers need not stop
+	// touching is held for reading by whoever of the control side touches guest memory, for writing by Parked.
+	touching sync.RWMutex
 
 	// mu is held while the control side waits for the workers. What workers wait for must therefore never be held by somebody who waits for mu:
-	// fdb.mu comes after it, and the guard's goroutine, which frees workers, does without.
-	mu    sync.Mutex // what follows, and changes of table
-	ports []*Port    // by identifier
-	gone  PairStats  // sums of the ports that were closed
+	// fdb.mu comes after it.
+	mu    sync.Mutex  // what follows, and changes of table
+	ports []*Port     // by identifier
+	gone  PairStats   // sums of the ports that were closed
+	fresh []freshRing // that have started since the last table
 
 	uplinkC      uplinkCounters
 	uplinkQueues []*uplinkQueue // made by Run
@@ -55,8 +61,17 @@ type table struct {
 	epoch  uint64
 	ports  []*view           // by identifier
 	flood  []*view           // those with receive rings
-	tx     [][]*transmitRing // by worker
+	tx     [][]*transmitRing // by worker; a port's rings stand together
+	fresh  []freshRing       // not in the table before
 	closed bool              // workers end
+}
+
+// freshRing is a ring that has just started. The first worker wakes its driver: the switch may have been killed between returning buffers and
+// saying so, and a driver that sleeps on a full ring would never hear of it.
+type freshRing struct {
+	queue *virtio.Queue
+	port  *Port
+	c     *counters
 }
 
 // New makes a switch. Nothing runs before Run.
@@ -78,8 +93,9 @@ func New(c Config) *Switch {
 
 // Run starts the workers and serves until ctx ends. It returns when all workers have stopped.
 func (s *Switch) Run(ctx context.Context) error {
+	scale := ticks.Measure(time.Millisecond)
 	for i, core := range s.config.Cores {
-		w, err := newWorker(s, i, core)
+		w, err := newWorker(s, i, core, scale)
 		if err != nil {
 			for _, w := range s.workers {
 				w.close()
@@ -89,6 +105,8 @@ func (s *Switch) Run(ctx context.Context) error {
 		s.workers = append(s.workers, w)
 	}
 	var group sync.WaitGroup
+	s.mu.Lock() // from now on whoever changes a port waits for the workers
+	s.running.Store(true)
 	for _, w := range s.workers {
 		group.Add(1)
 		go func() {
@@ -96,13 +114,6 @@ func (s *Switch) Run(ctx context.Context) error {
 			w.run()
 		}()
 	}
-	guarding, unguarded := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(unguarded)
-		s.guardWorkers(guarding)
-	}()
-	s.running.Store(true)
-	s.mu.Lock()
 	s.commit() // ports that came before Run
 	s.mu.Unlock()
 	s.serveEvents(ctx)
@@ -114,8 +125,6 @@ func (s *Switch) Run(ctx context.Context) error {
 	s.running.Store(false)
 	s.mu.Unlock()
 	group.Wait()
-	close(guarding)
-	<-unguarded
 	for _, w := range s.workers {
 		w.close()
 	}
@@ -135,7 +144,8 @@ func (s *Switch) AddPort(fail func(error)) (*Port, error) {
 		return nil, fmt.Errorf("%w: %d ports are connected, which is all that have a VLAN of their own (%d..%d, by --vlan-base); disconnect one",
 			ErrTooManyPorts, id, s.config.VLANBase, s.config.VLANBase+most-1)
 	}
-	p := &Port{sw: s, id: id, vlan: s.config.VLANBase + id, fail: fail}
+	p := &Port{sw: s, id: id, vlan: s.config.VLANBase + id, fail: fail, turns: newTurns(len(s.config.Cores))}
+	p.announcing.Store(announceBurst)
 	p.learnBudget.Store(learnBudget)
 	p.patience.Store(int64(portPatience))
 	if id == len(s.ports) {
@@ -169,21 +179,30 @@ func (s *Switch) commit() {
 		before[i] = r.worker
 	}
 	assign(rings, len(s.config.Cores))
-	moved := false
-	interim, final := s.build(), s.build()
+	var interim *table
 	for i, r := range rings {
-		if before[i] == r.worker {
-			interim.tx[r.worker] = append(interim.tx[r.worker], r)
-		} else if before[i] >= 0 {
-			moved = true
+		if before[i] >= 0 && before[i] != r.worker {
+			interim = s.build()
+			break
 		}
-		final.tx[r.worker] = append(final.tx[r.worker], r)
 	}
-	if moved {
+	if interim != nil {
+		for i, r := range rings {
+			if before[i] == r.worker {
+				interim.tx[r.worker] = append(interim.tx[r.worker], r)
+			}
+		}
 		s.publish(interim)
 	}
-	final.epoch = s.table.Load().epoch + 1
+	final := s.build()
+	for _, r := range rings {
+		final.tx[r.worker] = append(final.tx[r.worker], r)
+	}
+	final.fresh = s.fresh
 	s.publish(final)
+	if s.running.Load() {
+		s.fresh = nil
+	}
 }
 
 func (s *Switch) transmitRings() []*transmitRing {

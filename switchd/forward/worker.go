@@ -9,7 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vhostkit/switchd/ether"
+	"vhostkit/switchd/eventfd"
 	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/ticks"
 	"vhostkit/switchd/uplink"
 	"vhostkit/switchd/virtio"
 )
@@ -24,14 +26,16 @@ type worker struct {
 	passed  atomic.Uint64
 	watched uint64 // rounds at the last look of Alive
 	stats   workerStats
-	guard   guard
+	still   atomic.Bool // it touches no guest memory, and looks for a request to park before it does
 
-	table  *table
-	tx     []*transmitRing
-	uplink []*uplinkQueue // to receive from
-	out    *uplinkQueue   // to send on
-	sleep  sleeper
-	fence  guestmem.Fence
+	table   *table
+	tx      []*transmitRing
+	uplink  []*uplinkQueue // to receive from
+	out     *uplinkQueue   // to send on
+	pace    pace
+	sleep   sleeper
+	signals *eventfd.Signaler
+	fence   guestmem.Fence
 
 	burst       virtio.Burst                // what a sender offers
 	rxBurst     virtio.Burst                // what a receiver offers
@@ -63,16 +67,22 @@ type workerStats struct {
 	rings                          atomic.Int32
 }
 
-func newWorker(s *Switch, index, core int) (*worker, error) {
+func newWorker(s *Switch, index, core int, scale ticks.Scale) (*worker, error) {
 	w := &worker{sw: s, index: index, core: core, alone: len(s.config.Cores) == 1}
 	w.patience.Store(int64(workerPatience))
 	w.segments = make([]guestmem.Segment, 0, 4*virtio.BurstSize)
 	w.notices.init()
 	w.groups.init()
+	w.pace.init(scale)
 	if err := w.scratch.init(); err != nil {
 		return nil, err
 	}
-	if err := w.sleep.init(); err != nil {
+	var err error
+	if w.signals, err = eventfd.New(); err == nil {
+		err = w.sleep.init()
+	}
+	if err != nil {
+		w.close()
 		return nil, err
 	}
 	w.table = &table{}
@@ -82,6 +92,9 @@ func newWorker(s *Switch, index, core int) (*worker, error) {
 
 func (w *worker) close() {
 	w.sleep.close()
+	if w.signals != nil {
+		w.signals.Close()
+	}
 	w.scratch.close()
 }
 
@@ -89,6 +102,7 @@ func (w *worker) close() {
 func (w *worker) run() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	defer w.still.Store(true)
 	w.pin()
 	debug.SetPanicOnFault(true)
 	w.stats.since.Store(w.sw.now())
@@ -97,10 +111,7 @@ func (w *worker) run() {
 		if w.index == 0 && w.sw.announcing.Load() {
 			w.announce()
 		}
-		work := 0
-		for _, r := range w.tx {
-			work += w.ingress(r)
-		}
+		work := w.round()
 		for _, u := range w.uplink {
 			work += w.fromUplink(u)
 		}
@@ -111,12 +122,22 @@ func (w *worker) run() {
 			continue
 		}
 		w.stats.empty.Store(w.stats.empty.Load() + 1)
-		idle = w.rest(idle)
+		if !w.owes() {
+			idle = w.rest(idle)
+		}
 	}
+}
+
+// owes tells whether the worker has put something off that it must not sleep on: a port's turn, an announcement, a ring that another worker has.
+func (w *worker) owes() bool {
+	return w.pace.waiting || len(w.notices.rx) > 0 || w.index == 0 && w.sw.announcing.Load()
 }
 
 // adopt moves to the newest table and tells the control side. It reports whether to go on.
 func (w *worker) adopt() bool {
+	if p := w.sw.parking.Load(); p != nil {
+		w.park(p)
+	}
 	t := w.sw.table.Load()
 	w.addresses = w.sw.fdb.table.Load()
 	if t == w.table {
@@ -125,6 +146,7 @@ func (w *worker) adopt() bool {
 	w.source = nil
 	w.table = t
 	w.tx = t.tx[w.index]
+	w.pace.divide(w.tx, w.index, len(w.uplink) > 0)
 	w.groups.resize(len(t.ports))
 	w.stats.rings.Store(int32(len(w.tx)))
 	w.sleep.watch(w.tx, w.uplink)
@@ -135,26 +157,14 @@ func (w *worker) adopt() bool {
 	return !t.closed
 }
 
-// wakeFresh wakes the drivers of rings that have just started. The switch may have been killed between returning buffers and saying so, and a
-// driver that sleeps on a full ring would never hear of it.
+// wakeFresh wakes the drivers of rings that have just started.
 func (w *worker) wakeFresh() {
-	for _, v := range w.table.ports {
-		if v == nil {
-			continue
-		}
-		for _, r := range v.rx {
-			if r.fresh && r.queue.CallFD() >= 0 {
-				w.call(r.queue, r.port, r.c)
-			}
-			r.fresh = false
-		}
-		for _, r := range v.tx {
-			if r.fresh && r.queue.CallFD() >= 0 {
-				w.call(r.queue, r.port, r.c)
-			}
-			r.fresh = false
+	for _, r := range w.table.fresh {
+		if r.queue.CallFD() >= 0 && !r.port.broken.Load() {
+			w.call(r.queue, r.c)
 		}
 	}
+	w.signals.Flush()
 }
 
 // pin binds the thread to its core. A core that cannot be had is no reason not to serve.

@@ -14,7 +14,9 @@ func Measure(d time.Duration) Scale {
 }
 
 // Of gives a time in ticks.
-func (s Scale) Of(d time.Duration) int64 { return convert(int64(d), s.perMillisecond, int64(time.Millisecond)) }
+func (s Scale) Of(d time.Duration) int64 {
+	return convert(int64(d), s.perMillisecond, int64(time.Millisecond))
+}
 
 // Duration gives the time that so many ticks take.
 func (s Scale) Duration(n int64) time.Duration {
