@@ -21,6 +21,7 @@ type Files struct {
 	busy    bool  // a goroutine works on waiting
 	retry   bool  // a timer will start one
 	refused error // why there is none
+	last    bool  // the account ends when nothing waits any more
 }
 
 // job is a system call that may wait, and what it gives back when it has returned.
@@ -99,8 +100,12 @@ func (f *Files) work() {
 		f.mu.Lock()
 		if len(f.waiting) == 0 {
 			f.busy, f.waiting = false, nil
+			last := f.last
 			f.mu.Unlock()
 			f.account.Give(budget.Threads, 1)
+			if last {
+				f.account.Close()
+			}
 			return
 		}
 		j := f.waiting[0]
@@ -108,6 +113,17 @@ func (f *Files) work() {
 		f.mu.Unlock()
 		j.call()
 		f.account.Give(budget.Descriptors, j.descriptors)
+	}
+}
+
+// Finish ends the account (budget.Account.Close) as soon as nothing waits any more: closing takes threads of it.
+func (f *Files) Finish() {
+	f.mu.Lock()
+	f.last = true
+	idle := !f.busy && len(f.waiting) == 0
+	f.mu.Unlock()
+	if idle {
+		f.account.Close()
 	}
 }
 

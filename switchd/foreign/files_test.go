@@ -136,10 +136,21 @@ func TestSlowClose(t *testing.T) {
 	if n := a.Used(budget.Descriptors); n != 2 { // the eventfd is closed, the others are not
 		t.Errorf("%d descriptors counted, want 2", n)
 	}
-	a.Close()
+	f.Finish()
+	if err := a.Take(budget.Ports, 1); err != nil { // not before everything is closed
+		t.Error(err)
+	}
+	a.Give(budget.Ports, 1)
 	end()
 	eventually(t, "everything is given back", func() bool {
 		return a.Used(budget.Descriptors) == 0 && a.Used(budget.Threads) == 0
+	})
+	eventually(t, "the account has ended", func() bool {
+		err := a.Take(budget.Ports, 1)
+		if err == nil {
+			a.Give(budget.Ports, 1)
+		}
+		return err != nil
 	})
 }
 

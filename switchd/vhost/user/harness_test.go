@@ -23,6 +23,7 @@ type fakeSwitch struct {
 	mu      sync.Mutex
 	updates []vhost.Update
 	macs    [][6]byte
+	opened  bool
 	closed  bool
 	fail    func(error)
 }
@@ -30,7 +31,7 @@ type fakeSwitch struct {
 func (s *fakeSwitch) Connect(c vhost.Connection) (vhost.Port, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fail = c.Fail
+	s.fail, s.opened = c.Fail, true
 	return s, nil
 }
 func (s *fakeSwitch) ID() int { return 0 }
@@ -102,7 +103,9 @@ func newSession(t testing.TB) *client {
 	}
 	go func() {
 		defer close(c.done)
-		serve(context.Background(), ends[1], config)
+		d := newDoor(config)
+		defer d.close() // ends at once what would be kept for a while
+		d.serve(context.Background(), ends[1])
 	}()
 	return c
 }
@@ -190,6 +193,18 @@ func eventfd(t testing.TB) int {
 		t.Fatal(err)
 	}
 	return fd
+}
+
+// sameFDs waits until as many descriptors are open as before: some are closed by another goroutine.
+func sameFDs(t testing.TB, before int) {
+	t.Helper()
+	after := 0
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if after = openFDs(t); after == before {
+			return
+		}
+	}
+	t.Errorf("%d descriptors before, %d after", before, after)
 }
 
 func openFDs(t testing.TB) int {
