@@ -313,10 +313,10 @@ func TestFrontEndThatComesBack(t *testing.T) {
 // TestConnectAndClose: connections that say nothing write nothing.
 func TestConnectAndClose(t *testing.T) {
 	h := newHost(t, "", budget.New(plenty(), nil))
-	for range 300 {
+	for range 200 {
 		h.dial().conn.Close()
 	}
-	h.eventually("all have come", func() bool { return h.tally.Counts().Accepted == 300 })
+	h.eventually("all have come", func() bool { return h.tally.Counts().Accepted == 200 })
 	h.clean(0)
 	if n := strings.Count(h.log.String(), "\n"); n != 0 {
 		t.Errorf("%d lines:\n%s", n, h.log)

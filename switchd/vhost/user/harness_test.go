@@ -80,7 +80,8 @@ type client struct {
 	done chan struct{}
 }
 
-func newSession(t testing.TB) *client {
+// pair gives the two ends of a connection.
+func pair(t testing.TB) [2]*net.UnixConn {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -96,6 +97,12 @@ func newSession(t testing.TB) *client {
 		}
 		ends[i] = c.(*net.UnixConn)
 	}
+	return ends
+}
+
+func newSession(t testing.TB) *client {
+	t.Helper()
+	ends := pair(t)
 	c := &client{t: t, conn: ends[0], sw: &fakeSwitch{}, log: &bytes.Buffer{}, done: make(chan struct{})}
 	config := Config{
 		Path: "test", Switch: c.sw, Options: vhost.Options{MaxQueuePairs: 2, Mergeable: true, MTU: 1500},
