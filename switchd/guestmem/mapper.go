@@ -127,6 +127,22 @@ func (mp Mapper) Check(fd int) error {
 	if err != nil {
 		return fmt.Errorf("%w: asking what file system the memory's file is on: %w", ErrRegion, err)
 	}
+	return mp.judge(kind)
+}
+
+// CheckPath is Check for a descriptor that was opened with O_PATH, before the file is opened to use it.
+func (mp Mapper) CheckPath(fd int) error {
+	kind, err := mp.Files.FileSystem(fd)
+	if err != nil {
+		return fmt.Errorf("%w: asking what file system the memory's file is on: %w", ErrRegion, err)
+	}
+	if kind == unix.TMPFS_MAGIC || kind == unix.HUGETLBFS_MAGIC {
+		return nil
+	}
+	return mp.judge(kind)
+}
+
+func (mp Mapper) judge(kind int64) error {
 	name := fileSystemName(kind)
 	switch {
 	case kind == unix.FUSE_SUPER_MAGIC || kind == unix.OVERLAYFS_SUPER_MAGIC:

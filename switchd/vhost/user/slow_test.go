@@ -250,4 +250,3 @@ func TestOutOfDescriptors(t *testing.T) {
 		t.Errorf("ended %v; log:\n%s", ended, c.log)
 	}
 }
-
