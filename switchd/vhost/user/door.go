@@ -68,10 +68,14 @@ func (d *door) close() {
 	d.ended = true
 	parked := d.parked
 	d.parked = map[*visit]*time.Timer{}
+	behind := len(d.visits)
 	d.mu.Unlock()
 	for v, timer := range parked {
 		timer.Stop()
 		v.end()
+	}
+	if behind > 0 { // they still have something to give back, and to close
+		return
 	}
 	d.rest.Finish()
 	if d.files != nil {

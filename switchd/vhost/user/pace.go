@@ -15,7 +15,7 @@ const (
 	lastDelay  = 5 * time.Second
 	calm       = 900 * time.Millisecond // who stays away that long waits by itself
 	// A front-end may come and go by itself that often in a row, and so often a second after that.
-	freeVisits, visitsPerSecond = 256, 50
+	freeVisits, visitsPerSecond = 1024, 100
 	shortVisit                  = time.Second
 	maxPaces                    = 1024 // processes that are remembered
 )
