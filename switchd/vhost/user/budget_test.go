@@ -46,6 +46,8 @@ type host struct {
 	tally  *Tally
 	log    *lockedLog
 	sw     *manyPorts
+	server *Server
+	ctx    context.Context
 	cancel context.CancelFunc
 	done   chan error
 }
@@ -89,7 +91,7 @@ func newHost(t *testing.T, name string, b *budget.Budget) *host {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	h.cancel = cancel
+	h.server, h.ctx, h.cancel = s, ctx, cancel
 	go func() { h.done <- s.Serve(ctx) }()
 	t.Cleanup(func() { h.stop() })
 	return h

@@ -131,13 +131,23 @@ func TestUnreadDescriptors(t *testing.T) {
 // left behind by name; the server ends.
 func TestFloodOfSlowDescriptors(t *testing.T) {
 	h := newHost(t, "", budget.New(plenty(), nil))
-	c, other := h.dial(), h.dial()
+	other, ends := h.dial(), pair(t)
+	defer ends[0].Close()
 	var fds []int
 	for range MaxFDs {
 		fds = append(fds, eventfd(t))
 	}
 	fds = append(fds, slow(t))
-	c.pass(VHOST_USER_GET_FEATURES, nil, fds...)
+	if _, _, err := ends[0].WriteMsgUnix(message(VHOST_USER_GET_FEATURES, nil), unix.UnixRights(fds...), nil); err != nil {
+		t.Fatal(err)
+	}
+	vhost.CloseFDs(fds...) // before the server reads: its thread has the last one
+	h.server.sessions.Add(1)
+	go func() {
+		defer h.server.sessions.Done()
+		h.server.door.serve(h.ctx, ends[1])
+	}()
+	h.eventually("the session reads", func() bool { return h.used(budget.Descriptors) == 2+MaxFDs })
 	if !other.served(5 * time.Second) {
 		t.Error("another session waits")
 	}
