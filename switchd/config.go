@@ -36,6 +36,9 @@ type Config struct {
 	CUSEGroup   string   `toml:"cuse-group"`
 	CUSEMode    string   `toml:"cuse-mode"` // octal
 
+	// UnsafeMemoryFiles lets guests' memory lie in files of other file systems than tmpfs and hugetlbfs, which may stop the switch.
+	UnsafeMemoryFiles bool `toml:"unsafe-memory-files"`
+
 	ControlSocket string   `toml:"control"`
 	QEMUSocket    string   `toml:"qemu-socket"` // where QEMU processes ask for ports and devices; "none": nowhere
 	QEMUGroup     string   `toml:"qemu-group"`  // who may
@@ -196,7 +199,7 @@ var ranges = map[string][2]int{
 	"vm2vm": {0, 2}, "stats": {0, math.MaxInt32}, "rx-retry-num": {0, math.MaxInt32}, "rx-retry-delay": {0, math.MaxInt32},
 	"vlan-base": {1, 4094}, "mtu": {68, 9700}, "max-queue-pairs": {1, 128}, "mac-limit": {1, 16384},
 	"address-age": {0, math.MaxInt32}, "uplink-queues": {0, 64},
-	"anti-spoof": {0, 1}, "unprotected-dma": {0, 1}, "zero-copy": {0, 1}, "rx-retry": {0, 1}, "mergeable": {0, 1}, "vlan-strip": {0, 1}, "tx-csum": {0, 1}, "tso": {0, 1},
+	"anti-spoof": {0, 1}, "unprotected-dma": {0, 1}, "zero-copy": {0, 1}, "unsafe-memory-files": {0, 1}, "rx-retry": {0, 1}, "mergeable": {0, 1}, "vlan-strip": {0, 1}, "tx-csum": {0, 1}, "tso": {0, 1},
 }
 
 // Range tells the smallest and the largest value of a long option (without dashes) that takes a number; ok is false for any other option.

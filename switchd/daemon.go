@@ -55,7 +55,7 @@ func New(config Config, out *logging.Output) (*Daemon, error) {
 		sockets: map[string]*socket{}, named: map[string]namedPort{}, plugged: map[int]*plug{}, failed: make(chan error, 1),
 		options: vhost.Options{
 			Mergeable: config.Mergeable, TxCsum: config.TxCsum, TSO: config.TSO, Promiscuous: config.Promiscuous,
-			MaxQueuePairs: config.MaxQueuePairs, MTU: config.MTU,
+			MaxQueuePairs: config.MaxQueuePairs, MTU: config.MTU, AnyFile: config.UnsafeMemoryFiles,
 		},
 	}
 	err := d.config.chooseNIC(pci.ThisHost(), log)

@@ -97,6 +97,7 @@ func flags(d switchd.Config) []cli.Flag {
 		&cli.BoolFlag{Name: "client", Usage: "connect to the sockets, where QEMU listens, and reconnect"},
 		&cli.StringFlag{Name: "socket-group", Usage: "`GROUP` of the sockets"},
 		&cli.StringFlag{Name: "socket-mode", Usage: "octal `MODE` of the sockets", Value: d.SocketMode},
+		number("unsafe-memory-files", "1: take guests' memory in files of any file system; a slow disk or server then stops the switch for all", 0),
 		&cli.StringFlag{Name: "socket-dir", Usage: "`DIR` of named ports' sockets", Value: d.SocketDir},
 		&cli.StringFlag{Name: "state-dir", Usage: "`DIR` where named ports are remembered", Value: d.StateDir},
 		&cli.StringFlag{Name: "control", Usage: "control socket `PATH` for vhostctl", Value: d.ControlSocket},
@@ -188,7 +189,7 @@ func override(c *cli.Context, config *switchd.Config) error {
 	for name, to := range map[string]*bool{
 		"mergeable": &config.Mergeable, "rx-retry": &config.RxRetry, "vlan-strip": &config.VLANStrip, "tx-csum": &config.TxCsum,
 		"tso": &config.TSO, "anti-spoof": &config.AntiSpoof, "unprotected-dma": &config.UnprotectedDMA,
-		"zero-copy": &config.ZeroCopy,
+		"zero-copy": &config.ZeroCopy, "unsafe-memory-files": &config.UnsafeMemoryFiles,
 	} {
 		if c.IsSet(name) {
 			*to = c.Int(name) == 1

@@ -4,11 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"sort"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
+	"vhostkit/switchd/budget"
 )
 
 // MaxRegions bounds a memory table. QEMU uses at most 512 memory slots; the kernel's vhost allows 509.
@@ -39,20 +38,27 @@ type Region struct {
 
 // mapping is one mmap, shared by every Memory that contains its region.
 type mapping struct {
-	data []byte
-	refs atomic.Int32
+	data    []byte
+	guest   uint64          // bytes of guest memory in it
+	account *budget.Account // that has it counted
+	refs    atomic.Int32
 }
 
 // Memory is an immutable set of mapped regions. Changes make a new Memory (With, Without) that shares the mappings; each is closed on its
 // own, and a region is unmapped when the last Memory that has it is closed.
 type Memory struct {
+	mapper  Mapper
 	regions []Region // ordered by GuestPhysAddr, without overlap
 }
 
-// Map maps the regions and checks that they are well formed: not empty, no wrap-around, no overlap, the file long enough. On error nothing
-// stays mapped. The descriptors remain the caller's.
-func Map(specs []RegionSpec) (*Memory, error) {
-	m := &Memory{}
+// Map is Mapper.Map without bounds.
+func Map(specs []RegionSpec) (*Memory, error) { return Mapper{}.Map(specs) }
+
+// Map maps the regions and checks that they are well formed: not empty, no wrap-around, no overlap, the file long enough and of a kind whose
+// pages nobody can withhold. On error nothing stays mapped: it wraps ErrRegion or is a *budget.ExceededError. The descriptors remain the
+// caller's.
+func (mp Mapper) Map(specs []RegionSpec) (*Memory, error) {
+	m := &Memory{mapper: mp}
 	for _, spec := range specs {
 		next, err := m.With(spec)
 		m.Close()
@@ -69,7 +75,7 @@ func (m *Memory) With(spec RegionSpec) (*Memory, error) {
 	if err := m.check(spec); err != nil {
 		return nil, err
 	}
-	region, err := mapRegion(spec)
+	region, err := m.mapper.region(spec)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +111,7 @@ func (m *Memory) Regions() []Region { return append([]Region(nil), m.regions...)
 
 // share copies the table and takes another hold on each mapping.
 func (m *Memory) share() *Memory {
-	next := &Memory{regions: make([]Region, len(m.regions), len(m.regions)+1)}
+	next := &Memory{mapper: m.mapper, regions: make([]Region, len(m.regions), len(m.regions)+1)}
 	copy(next.regions, m.regions)
 	for _, r := range m.regions {
 		r.mapping.refs.Add(1)
@@ -138,65 +144,19 @@ func (m *Memory) check(s RegionSpec) error {
 	return nil
 }
 
-// Matches tells whether a description is of this very region.
-func (r *Region) Matches(s RegionSpec) bool {
-	var st unix.Stat_t
-	return r.GuestPhysAddr == s.GuestPhysAddr && r.Size == s.Size && r.UserAddr == s.UserAddr && r.MmapOffset == s.MmapOffset &&
-		unix.Fstat(s.FD, &st) == nil && st.Dev == r.Device && st.Ino == r.Inode
+// Has tells whether a description is of a region that is mapped already, of the same file.
+func (m *Memory) Has(s RegionSpec) (bool, error) {
+	for _, r := range m.regions {
+		if r.GuestPhysAddr != s.GuestPhysAddr || r.Size != s.Size || r.UserAddr != s.UserAddr || r.MmapOffset != s.MmapOffset {
+			continue
+		}
+		st, err := m.mapper.Files.Stat(s.FD)
+		if err != nil {
+			return false, fmt.Errorf("%w: fstat of the memory's descriptor: %w", ErrRegion, err)
+		}
+		return st.Dev == r.Device && st.Ino == r.Inode, nil
+	}
+	return false, nil
 }
 
 func overlap(a, an, b, bn uint64) bool { return a < b+bn && b < a+an }
-
-// mapRegion maps whole pages of the file around the region. hugetlbfs wants offset and length in its own page size, which fstat(2) reports
-// as the block size.
-func mapRegion(s RegionSpec) (Region, error) {
-	if err := refuseFUSE(s.FD); err != nil {
-		return Region{}, err
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(s.FD, &st); err != nil {
-		return Region{}, fmt.Errorf("%w: fstat of the memory's descriptor: %w", ErrRegion, err)
-	}
-	end := s.MmapOffset + s.Size
-	if st.Mode&unix.S_IFMT == unix.S_IFREG && uint64(st.Size) < end {
-		return Region{}, fmt.Errorf("%w: the file has %d bytes, the region needs %d; was it truncated?", ErrRegion, st.Size, end)
-	}
-	page := uint64(os.Getpagesize())
-	if b := uint64(st.Blksize); b > page && b&(b-1) == 0 {
-		page = b
-	}
-	first := s.MmapOffset &^ (page - 1)
-	length := (end - first + page - 1) &^ (page - 1)
-	data, err := unix.Mmap(s.FD, int64(first), int(length), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
-	if err != nil {
-		return Region{}, fmt.Errorf("%w: mmap of %d bytes at offset %#x: %w", ErrRegion, length, first, err)
-	}
-	// A core dump of the switch must not contain its guests' memory. Failing is harmless.
-	_ = unix.Madvise(data, unix.MADV_DONTDUMP)
-	mp := &mapping{data: data}
-	mp.refs.Store(1)
-	return Region{
-		GuestPhysAddr: s.GuestPhysAddr, Size: s.Size, UserAddr: s.UserAddr, MmapOffset: s.MmapOffset,
-		Host:   AddressOf(data) + Ptr(s.MmapOffset-first),
-		Device: st.Dev, Inode: st.Ino, mapping: mp,
-	}, nil
-}
-
-// refuseFUSE refuses a file whose pages come from a process: whoever serves it could let a worker that touches a page wait for ever. Asking may
-// itself wait for that process, but then it is the front-end's own connection that waits.
-func refuseFUSE(fd int) error {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(fd, &st); err != nil {
-		return fmt.Errorf("%w: fstatfs of the memory's descriptor: %w", ErrRegion, err)
-	}
-	if st.Type == unix.FUSE_SUPER_MAGIC {
-		return fmt.Errorf("%w: the file is on a FUSE file system; use a memfd, hugetlbfs or tmpfs with share=on", ErrRegion)
-	}
-	return nil
-}
-
-func (mp *mapping) release() {
-	if mp.refs.Add(-1) == 0 {
-		_ = unix.Munmap(mp.data) // cannot fail for a slice that unix.Mmap returned
-	}
-}

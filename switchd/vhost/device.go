@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"vhostkit/switchd/budget"
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/virtio"
 )
@@ -48,7 +49,7 @@ func (d *Device) Close(resume bool) {
 	for i := range d.rings {
 		d.journal.release(d.rings[i].entry, resume)
 		d.rings[i].queue = nil
-		d.rings[i].close()
+		d.rings[i].close(d.options.Files)
 	}
 	if d.memory != nil {
 		d.memory.Close()
@@ -84,7 +85,7 @@ func (d *Device) QueuePairs() int { return d.options.MaxQueuePairs }
 // SetMemTable replaces all memory. The descriptors in the specs stay the caller's. Rings stop meanwhile and go on where the new memory has
 // them.
 func (d *Device) SetMemTable(specs []guestmem.RegionSpec) error {
-	memory, err := guestmem.Map(specs)
+	memory, err := d.options.mapper().Map(specs)
 	if err != nil {
 		return err
 	}
@@ -101,18 +102,22 @@ func (d *Device) SetMemTable(specs []guestmem.RegionSpec) error {
 func (d *Device) AddRegion(spec guestmem.RegionSpec) error {
 	memory := d.memory
 	if memory == nil {
-		memory = &guestmem.Memory{}
+		memory, _ = d.options.mapper().Map(nil)
 	}
-	for _, r := range memory.Regions() {
-		if r.Matches(spec) {
-			d.slots[r.GuestPhysAddr]++
-			return nil
-		}
+	if again, err := memory.Has(spec); err != nil {
+		return err
+	} else if again {
+		d.slots[spec.GuestPhysAddr]++
+		return nil
 	}
 	if len(memory.Regions()) >= MaxMemorySlots {
 		return fmt.Errorf("%w: all %d memory slots are in use", ErrRefused, MaxMemorySlots)
 	}
 	next, err := memory.With(spec)
+	var exceeded *budget.ExceededError
+	if errors.As(err, &exceeded) {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
 	if err != nil {
 		return err
 	}

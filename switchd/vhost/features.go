@@ -1,8 +1,12 @@
 package vhost
 
-import "vhostkit/switchd/virtio"
+import (
+	"vhostkit/switchd/foreign"
+	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/virtio"
+)
 
-// Options decide which features a device offers.
+// Options decide which features a device offers, and what it may take.
 type Options struct {
 	Mergeable     bool // MRG_RXBUF
 	TxCsum        bool // checksum offload, both directions
@@ -10,7 +14,14 @@ type Options struct {
 	Promiscuous   bool // CTRL_RX
 	MaxQueuePairs int
 	MTU           int // bytes
+
+	// AnyFile lets a front-end share memory in files whose pages may keep the switch waiting (guestmem.Mapper).
+	AnyFile bool
+	// Files count and close what the front-end brings; nil: nothing is counted. The transport sets them for each device.
+	Files *foreign.Files
 }
+
+func (o Options) mapper() guestmem.Mapper { return guestmem.Mapper{Files: o.Files, AnyFile: o.AnyFile} }
 
 // Features is the set that GET_FEATURES reports.
 func (o Options) Features() virtio.Features {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"vhostkit/switchd/foreign"
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/virtio"
 )
@@ -29,8 +30,8 @@ type ring struct {
 
 func newRing() ring { return ring{kick: -1, call: -1, entry: entry{index: -1}} }
 
-func (r *ring) close() {
-	CloseFDs(r.kick, r.call)
+func (r *ring) close(files *foreign.Files) {
+	files.Close(r.kick, r.call)
 	r.kick, r.call = -1, -1
 }
 

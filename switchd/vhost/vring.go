@@ -77,12 +77,12 @@ func (d *Device) SetVringKick(index uint32, fd int) error {
 				return fmt.Errorf("SET_VRING_KICK: vring %d: %w", index, err)
 			}
 		}
-		CloseFDs(r.kick)
+		d.options.Files.Close(r.kick)
 		r.kick, r.started = fd, true
 		return nil
 	})
 	if err != nil {
-		CloseFDs(fd)
+		d.options.Files.Close(fd)
 	}
 	return err
 }
@@ -95,12 +95,12 @@ func (d *Device) SetVringCall(index uint32, fd int) error {
 				return fmt.Errorf("SET_VRING_CALL: vring %d: %w", index, err)
 			}
 		}
-		CloseFDs(r.call)
+		d.options.Files.Close(r.call)
 		r.call = fd
 		return nil
 	})
 	if err != nil {
-		CloseFDs(fd)
+		d.options.Files.Close(fd)
 	}
 	return err
 }
@@ -108,7 +108,7 @@ func (d *Device) SetVringCall(index uint32, fd int) error {
 // SetVringErr takes where errors of the ring could be signalled, which the protocol leaves to the back-end. Nothing is: a broken ring
 // ends the device, which the front-end sees, and a front-end that makes its eventfd block would hold up the end of its own device.
 func (d *Device) SetVringErr(index uint32, fd int) error {
-	defer CloseFDs(fd)
+	defer d.options.Files.Close(fd)
 	if _, err := d.at(index); err != nil {
 		return fmt.Errorf("SET_VRING_ERR: %w", err)
 	}

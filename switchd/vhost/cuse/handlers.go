@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"vhostkit/switchd/vhost"
+	"vhostkit/switchd/budget"
 	"vhostkit/switchd/virtio"
 )
 
@@ -164,14 +164,27 @@ func (s *session) setVringCall(data []byte) ([]byte, error) {
 	}
 	spare := -1
 	if fd >= 0 {
-		if spare, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); err != nil {
-			vhost.CloseFDs(fd)
-			return nil, fmt.Errorf("another descriptor of an eventfd: %w", err)
+		if spare, err = s.copy(fd); err != nil {
+			s.files.Close(fd)
+			return nil, err
 		}
 	}
-	vhost.CloseFDs(s.calls[index])
+	s.files.Close(s.calls[index])
 	s.calls[index] = spare
 	return nil, s.device.SetVringCall(index, fd)
+}
+
+// copy makes another descriptor, which is counted.
+func (s *session) copy(fd int) (int, error) {
+	if err := s.files.Account().Take(budget.Descriptors, 1); err != nil {
+		return -1, err
+	}
+	other, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		s.files.Account().Give(budget.Descriptors, 1)
+		return -1, fmt.Errorf("another descriptor of an eventfd: %w", err)
+	}
+	return other, nil
 }
 
 func (s *session) setVringErr(data []byte) ([]byte, error) {

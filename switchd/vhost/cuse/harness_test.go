@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vhostkit/switchd/budget"
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/vhost"
 )
@@ -126,12 +127,17 @@ func socketPair(t testing.TB) [2]*os.File {
 // boot makes a server and answers as the kernel until the device is there.
 func boot(t testing.TB) *kernel {
 	t.Helper()
+	return bootWith(t, nil)
+}
+
+func bootWith(t testing.TB, b *budget.Budget) *kernel {
+	t.Helper()
 	pair := socketPair(t)
 	k := &kernel{t: t, socket: pair[0], sw: &fakeSwitch{}, log: &lockedBuffer{}, tid: os.Getpid(), done: make(chan error, 1)}
 	k.send(CUSE_INIT, words(7, 38, 0, CUSE_UNRESTRICTED_IOCTL))
 	c := Config{
 		Name: "test", Switch: k.sw, Options: vhost.Options{MaxQueuePairs: 8, Mergeable: true, MTU: 1500},
-		Log: slog.New(slog.NewTextHandler(k.log, nil)),
+		Log: slog.New(slog.NewTextHandler(k.log, nil)), Budget: b,
 	}
 	s, err := start(c, pair[1])
 	if err != nil {

@@ -10,8 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vhostkit/switchd/budget"
+	"vhostkit/switchd/foreign"
 	"vhostkit/switchd/guestmem"
-	"vhostkit/switchd/vhost"
 )
 
 // errPrivate says what to change where a guest's memory is not shared.
@@ -27,6 +28,7 @@ type found struct {
 	specs   []guestmem.RegionSpec
 	private uint64 // bytes that were left out
 	files   map[fileID]int
+	owner   *process
 }
 
 // errDevice says that a region is memory of a device that the guest has been given.
@@ -40,7 +42,7 @@ type fileID struct {
 
 func (f *found) close() {
 	for _, fd := range f.files {
-		vhost.CloseFDs(fd)
+		f.owner.memory.Files.Close(fd)
 	}
 }
 
@@ -56,7 +58,7 @@ func (p *process) findMemory(table []guestRegion, log *slog.Logger) (*found, err
 	if err != nil {
 		return nil, p.explain(fmt.Errorf("/proc/%d/maps: %w", p.pid, err))
 	}
-	result := &found{files: map[fileID]int{}}
+	result := &found{files: map[fileID]int{}, owner: p}
 	maps := join(all)
 	for _, r := range table {
 		if err := p.findRegion(result, maps, r); err != nil {
@@ -121,10 +123,9 @@ func (p *process) file(result *found, m mapping) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(fd, &st); err != nil || st.Type == unix.FUSE_SUPER_MAGIC {
-		unix.Close(fd)
-		return -1, fmt.Errorf("%s is on a FUSE file system, whose server could stop the switch at any page: %w", m.Path, unix.EOPNOTSUPP)
+	if err := p.memory.Check(fd); err != nil {
+		p.memory.Files.Close(fd)
+		return -1, fmt.Errorf("%s: %w: %w", m.Path, err, unix.EOPNOTSUPP)
 	}
 	result.files[id] = fd
 	return fd, nil
@@ -159,23 +160,42 @@ func (p *process) openMapped(m mapping, name string) (int, error) {
 		return -1, fmt.Errorf("opening %s by its mapping in process %d (which takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE): %w", m.Path, p.pid,
 			err)
 	}
+	files := p.memory.Files
+	if err := files.Account().Take(budget.Descriptors, 2); err != nil {
+		return -1, err
+	}
 	look, err := unix.Open(p.path("map_files/"+name), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
+		files.Account().Give(budget.Descriptors, 2)
 		return fail(err)
 	}
-	defer unix.Close(look)
-	same, regular := m.is(look)
+	defer files.Close(look)
+	fd, err := p.openLooked(m, look)
+	if err != nil {
+		files.Account().Give(budget.Descriptors, 1)
+	}
+	switch {
+	case errors.Is(err, errDevice), errors.Is(err, unix.EAGAIN), errors.Is(err, guestmem.ErrRegion):
+		return -1, err
+	case err != nil:
+		return fail(err)
+	}
+	return fd, nil
+}
+
+// openLooked opens a file for use if it is memory of the right kind.
+func (p *process) openLooked(m mapping, look int) (int, error) {
+	same, regular := m.is(look, p.memory.Files)
 	switch {
 	case !same:
 		return -1, fmt.Errorf("process %d has changed its mapping of %s meanwhile: %w", p.pid, m.Path, unix.EAGAIN)
 	case !regular:
 		return -1, errDevice
 	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", look), unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fail(err)
+	if err := p.memory.CheckPath(look); err != nil {
+		return -1, fmt.Errorf("%s: %w: %w", m.Path, err, unix.EOPNOTSUPP)
 	}
-	return fd, nil
+	return unix.Open(fmt.Sprintf("/proc/self/fd/%d", look), unix.O_RDWR|unix.O_CLOEXEC, 0)
 }
 
 // descriptorOf looks for a descriptor of the file; -1: none.
@@ -200,11 +220,11 @@ func (p *process) descriptorOf(m mapping) (int, error) {
 		if err != nil {
 			return -1, err
 		}
-		same, regular := m.is(fd)
+		same, regular := m.is(fd, p.memory.Files)
 		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err == nil && flags&unix.O_ACCMODE == unix.O_RDWR && same && regular {
 			return fd, nil
 		}
-		unix.Close(fd)
+		p.memory.Files.Close(fd)
 		if same && !regular {
 			return -1, errDevice
 		}
@@ -213,9 +233,9 @@ func (p *process) descriptorOf(m mapping) (int, error) {
 }
 
 // is tells that a descriptor is of the mapping's file, and that this is a regular file.
-func (m mapping) is(fd int) (same, regular bool) {
-	var st unix.Stat_t
-	if unix.Fstat(fd, &st) != nil {
+func (m mapping) is(fd int, files *foreign.Files) (same, regular bool) {
+	st, err := files.Stat(fd)
+	if err != nil {
 		return false, false
 	}
 	same = st.Ino == m.Inode && unix.Major(st.Dev) == m.Major && unix.Minor(st.Dev) == m.Minor

@@ -327,7 +327,7 @@ func TestNumberReused(t *testing.T) {
 		f.close()
 		t.Error("memory of the process that has the number now")
 	}
-	s := newSession(Config{Log: slog.New(slog.DiscardHandler)}, nil)
+	s := newSession(Config{Log: slog.New(slog.DiscardHandler)}, nil, nil)
 	s.owner = p
 	if err := s.checkOwner(inHeader{TID: uint32(os.Getpid())}); !errors.Is(err, unix.ESRCH) {
 		t.Errorf("the process that has the number now counts as the owner: %v", err)

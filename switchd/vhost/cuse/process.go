@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vhostkit/switchd/budget"
+	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/vhost"
 )
 
@@ -21,6 +23,8 @@ type process struct {
 	pid   int
 	pidfd int
 	peer  vhost.Peer
+	// memory says what may be mapped; its Files count and close what is taken from the process.
+	memory guestmem.Mapper
 }
 
 // processOf gives the number of the process that a thread belongs to: FUSE tells threads. While the thread waits for an answer it cannot
@@ -103,9 +107,14 @@ func (p *process) fetch(fd int32, kind string) (int, error) {
 	return p.take(int(fd))
 }
 
+// take gets a copy of a descriptor, which is counted from then on.
 func (p *process) take(fd int) (int, error) {
+	if err := p.memory.Files.Account().Take(budget.Descriptors, 1); err != nil {
+		return -1, err
+	}
 	own, err := unix.PidfdGetfd(p.pidfd, fd, 0)
 	if err != nil {
+		p.memory.Files.Account().Give(budget.Descriptors, 1)
 		return -1, p.explain(fmt.Errorf("pidfd_getfd of descriptor %d of process %d: %w", fd, p.pid, err))
 	}
 	return own, nil

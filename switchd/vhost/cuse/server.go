@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vhostkit/switchd/budget"
 	"vhostkit/switchd/unixsocket"
 	"vhostkit/switchd/vhost"
 )
@@ -22,6 +23,7 @@ type Config struct {
 	Switch  vhost.Switch
 	Options vhost.Options
 	Log     *slog.Logger
+	Budget  *budget.Budget // counts what callers take; nil: nothing is counted
 }
 
 func (c Config) path() string { return "/dev/" + c.Name }
@@ -42,6 +44,7 @@ type Server struct {
 	log      *slog.Logger
 	sessions map[uint64]*session // by file handle; the goroutine of Serve's
 	last     uint64              // file handle
+	refused  int                 // opens, for want of budget
 	running  sync.WaitGroup
 	node     *node // nil: none to look after
 	number   uint64
@@ -200,13 +203,26 @@ func (s *Server) open(h inHeader) []byte {
 		s.log.Warn("the device is open too often", "pid", h.TID, "uid", h.UID, "limit", maxSessions)
 		return answerError(h.Unique, unix.EBUSY)
 	}
+	var account *budget.Account
+	if s.config.Budget != nil {
+		account = s.config.Budget.Open(int(h.UID), false)
+	}
+	if err := account.Take(budget.Connections, 1); err != nil {
+		account.Close()
+		if s.refused++; s.refused <= maxRefusals {
+			s.log.Warn("opening the device is refused", "pid", h.TID, "uid", h.UID, "error", err, "so_far", s.refused)
+		}
+		return answerError(h.Unique, unix.EBUSY)
+	}
 	s.last++
-	session := newSession(s.config, s.reply)
+	session := newSession(s.config, account, s.reply)
 	s.sessions[s.last] = session
 	s.running.Add(1)
 	go func() {
 		defer s.running.Done()
 		session.run()
+		account.Give(budget.Connections, 1)
+		session.files.Finish()
 	}()
 	return answerOpen(h.Unique, s.last)
 }

@@ -8,6 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vhostkit/switchd/budget"
+	"vhostkit/switchd/foreign"
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/vhost"
 )
@@ -26,6 +28,7 @@ type job struct {
 type session struct {
 	config  Config
 	options vhost.Options
+	files   *foreign.Files // count and close what the caller brings
 	answer  func([]byte)
 	jobs    chan job // closed when the last descriptor of the open file is
 
@@ -38,10 +41,13 @@ type session struct {
 	log      *slog.Logger
 }
 
-func newSession(c Config, answer func([]byte)) *session {
+// newSession makes a session that counts to an account, which ends with it.
+func newSession(c Config, account *budget.Account, answer func([]byte)) *session {
 	options := c.Options
-	options.MaxQueuePairs = queues / 2
-	return &session{config: c, options: options, answer: answer, jobs: make(chan job, maxPending), calls: [queues]int{-1, -1}, log: c.Log}
+	options.MaxQueuePairs, options.Files = queues/2, foreign.New(account)
+	return &session{
+		config: c, options: options, files: options.Files, answer: answer, jobs: make(chan job, maxPending), calls: [queues]int{-1, -1}, log: c.Log,
+	}
 }
 
 // run handles ioctls one after the other until the file is released.
@@ -139,10 +145,15 @@ func (s *session) own(h inHeader) error {
 	if s.owner != nil {
 		return fmt.Errorf("the device has an owner: %w", unix.EBUSY)
 	}
-	p, err := openProcess(h)
-	if err != nil {
+	if err := s.files.Account().Take(budget.Descriptors, 1); err != nil {
 		return err
 	}
+	p, err := openProcess(h)
+	if err != nil {
+		s.files.Account().Give(budget.Descriptors, 1)
+		return err
+	}
+	p.memory = guestmem.Mapper{Files: s.files, AnyFile: s.options.AnyFile}
 	s.owner = p
 	if err := s.connect(); err != nil {
 		s.disown(false)
@@ -168,6 +179,9 @@ func (s *session) checkOwner(h inHeader) error {
 
 // connect makes a device that is as QEMU believes it to be when it starts one.
 func (s *session) connect() error {
+	if err := s.files.Account().Take(budget.Ports, 1); err != nil {
+		return err
+	}
 	failed := make(chan error, 1)
 	port, err := s.config.Switch.Connect(vhost.Connection{
 		Socket: s.config.path(), Transport: "vhost-cuse", Peer: s.owner.peer,
@@ -179,6 +193,7 @@ func (s *session) connect() error {
 		},
 	})
 	if err != nil {
+		s.files.Account().Give(budget.Ports, 1)
 		return fmt.Errorf("the switch has no port for the device: %w", err)
 	}
 	s.failed = failed
@@ -194,9 +209,9 @@ func (s *session) connect() error {
 		if s.calls[i] < 0 {
 			continue
 		}
-		fd, err := unix.FcntlInt(uintptr(s.calls[i]), unix.F_DUPFD_CLOEXEC, 0)
+		fd, err := s.copy(s.calls[i])
 		if err != nil {
-			return fmt.Errorf("another descriptor of an eventfd: %w", err)
+			return err
 		}
 		if err := s.device.SetVringCall(i, fd); err != nil {
 			return err
@@ -217,6 +232,7 @@ func (s *session) drop(err error) {
 func (s *session) closeDevice() {
 	if s.device != nil {
 		s.device.Close(false)
+		s.files.Account().Give(budget.Ports, 1)
 	}
 	s.device, s.failed = nil, nil
 }
@@ -228,11 +244,12 @@ func (s *session) disown(released bool) {
 	}
 	s.closeDevice()
 	for i := range s.calls {
-		vhost.CloseFDs(s.calls[i])
+		s.files.Close(s.calls[i])
 		s.calls[i], s.backend[i] = -1, false
 	}
 	if s.owner != nil {
 		s.owner.close()
+		s.files.Account().Give(budget.Descriptors, 1)
 		s.owner = nil
 	}
 }
@@ -254,7 +271,10 @@ func (s *session) refused(cmd ioctl, err error) {
 // errnoOf is what the caller is told.
 func errnoOf(err error) unix.Errno {
 	var errno unix.Errno
+	var exceeded *budget.ExceededError
 	switch {
+	case errors.As(err, &exceeded):
+		return unix.ENOMEM
 	case errors.As(err, &errno) && errno > 0 && errno < 512:
 		return errno
 	case errors.Is(err, guestmem.ErrRegion):

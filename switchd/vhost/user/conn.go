@@ -9,23 +9,27 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"vhostkit/switchd/vhost"
+	"vhostkit/switchd/budget"
+	"vhostkit/switchd/foreign"
 )
 
 // messageTimeout is how long a front-end may take from the first byte of a message to the last, or to take a reply.
 const messageTimeout = 5 * time.Second
 
-// conn reads and writes messages on a socket.
+// conn reads and writes messages on a socket, and counts the descriptors that come.
 type conn struct {
 	socket *net.UnixConn
+	files  *foreign.Files
+	own    uint64 // descriptors that files have counted for the socket: 1, or 0 where it may have nothing
 	out    []byte
 }
 
-// receive reads one message. The descriptors that came with it are the message's, also when err is not nil.
-func (c *conn) receive() (*Message, error) {
+// receive reads one message, which has to begin before the deadline; the zero time is none. The descriptors that came with it are the
+// message's, also when err is not nil.
+func (c *conn) receive(deadline time.Time) (*Message, error) {
 	m := &Message{}
 	var header [headerSize]byte
-	if err := c.socket.SetReadDeadline(time.Time{}); err != nil {
+	if err := c.socket.SetReadDeadline(deadline); err != nil {
 		return m, err
 	}
 	for n := 0; n < headerSize; {
@@ -58,25 +62,85 @@ func (c *conn) receive() (*Message, error) {
 	return m, nil
 }
 
+// errOutOfDescriptors: the kernel hands over fewer descriptors than there are where this process can have no more, or a security module
+// forbids it. It is not the front-end's fault.
+var errOutOfDescriptors = errors.New("the kernel could not hand over a descriptor of this message: switchd has as many as it may, or a " +
+	"security module forbids it; raise LimitNOFILE= of its unit (ulimit -n), and look at the audit log")
+
 // receivePart reads some bytes and whatever descriptors come with them.
 func (c *conn) receivePart(m *Message, b []byte) (int, error) {
 	oob := make([]byte, unix.CmsgSpace(MaxFDs*4))
-	n, oobn, flags, _, err := c.socket.ReadMsgUnix(b, oob)
-	if oobn > 0 {
-		if err := m.addFDs(oob[:oobn]); err != nil {
-			return 0, err
-		}
-	}
+	n, oobn, flags, err := c.recvmsg(b, oob)
 	if err != nil {
 		return 0, err
 	}
-	if flags&unix.MSG_CTRUNC != 0 || len(m.FDs) > MaxFDs {
+	before := len(m.FDs)
+	err = m.addFDs(oob[:oobn])
+	came := len(m.FDs) - before
+	c.files.Account().Give(budget.Descriptors, uint64(MaxFDs-came))
+	switch {
+	case err != nil:
+		return 0, err
+	case flags&unix.MSG_CTRUNC != 0 && came < MaxFDs:
+		return 0, errOutOfDescriptors
+	case flags&unix.MSG_CTRUNC != 0 || len(m.FDs) > MaxFDs:
 		return 0, fmt.Errorf("%w: more than %d descriptors", ErrMessage, MaxFDs)
-	}
-	if n == 0 {
+	case n == 0:
 		return 0, io.EOF
 	}
 	return n, nil
+}
+
+// recvmsg waits until there is something to read. Then, before it is read, as many descriptors are counted as may come with it. What does not
+// fit in, the kernel closes in the thread that reads, however long that takes: in that case the session hangs, which nobody waits for, and
+// its connection stays counted.
+func (c *conn) recvmsg(b, oob []byte) (n, oobn, flags int, err error) {
+	raw, err := c.socket.SyscallConn()
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	ended := raw.Read(func(fd uintptr) bool {
+		if err = c.files.Account().Take(budget.Descriptors, MaxFDs); err != nil {
+			return true
+		}
+		for {
+			n, oobn, flags, _, err = unix.Recvmsg(int(fd), b, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+			if !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+		if err != nil {
+			c.files.Account().Give(budget.Descriptors, MaxFDs)
+		}
+		return !errors.Is(err, unix.EAGAIN)
+	})
+	if ended != nil {
+		err = ended
+	}
+	return n, oobn, flags, err
+}
+
+// shut has the session's read end. What the front-end has sent stays where it is.
+func (c *conn) shut(how int) {
+	if raw, err := c.socket.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), how) })
+	}
+}
+
+// close closes the socket. Descriptors that lie in it unread are closed with it, and may take long: then it is not this goroutine that does
+// it.
+func (c *conn) close() {
+	c.shut(unix.SHUT_RDWR) // from here on nothing more can come
+	unread := 0
+	if raw, err := c.socket.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { unread, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	}
+	if unread > 0 {
+		c.files.Later(c.own, func() { c.socket.Close() })
+		return
+	}
+	c.socket.Close()
+	c.files.Account().Give(budget.Descriptors, c.own)
 }
 
 func (m *Message) addFDs(oob []byte) error {
@@ -107,10 +171,4 @@ func (c *conn) reply(r Request, payload []byte) error {
 		return fmt.Errorf("answering %v: %w", r, err)
 	}
 	return nil
-}
-
-// closeFDs closes what nobody took.
-func (m *Message) closeFDs() {
-	vhost.CloseFDs(m.FDs...)
-	m.FDs = nil
 }

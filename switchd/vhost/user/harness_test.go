@@ -23,6 +23,7 @@ type fakeSwitch struct {
 	mu      sync.Mutex
 	updates []vhost.Update
 	macs    [][6]byte
+	opened  bool
 	closed  bool
 	fail    func(error)
 }
@@ -30,7 +31,7 @@ type fakeSwitch struct {
 func (s *fakeSwitch) Connect(c vhost.Connection) (vhost.Port, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fail = c.Fail
+	s.fail, s.opened = c.Fail, true
 	return s, nil
 }
 func (s *fakeSwitch) ID() int { return 0 }
@@ -79,7 +80,8 @@ type client struct {
 	done chan struct{}
 }
 
-func newSession(t testing.TB) *client {
+// pair gives the two ends of a connection.
+func pair(t testing.TB) [2]*net.UnixConn {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -95,6 +97,12 @@ func newSession(t testing.TB) *client {
 		}
 		ends[i] = c.(*net.UnixConn)
 	}
+	return ends
+}
+
+func newSession(t testing.TB) *client {
+	t.Helper()
+	ends := pair(t)
 	c := &client{t: t, conn: ends[0], sw: &fakeSwitch{}, log: &bytes.Buffer{}, done: make(chan struct{})}
 	config := Config{
 		Path: "test", Switch: c.sw, Options: vhost.Options{MaxQueuePairs: 2, Mergeable: true, MTU: 1500},
@@ -102,7 +110,9 @@ func newSession(t testing.TB) *client {
 	}
 	go func() {
 		defer close(c.done)
-		serve(context.Background(), ends[1], config)
+		d := newDoor(config)
+		defer d.close() // ends at once what would be kept for a while
+		d.serve(context.Background(), ends[1])
 	}()
 	return c
 }
@@ -190,6 +200,18 @@ func eventfd(t testing.TB) int {
 		t.Fatal(err)
 	}
 	return fd
+}
+
+// sameFDs waits until as many descriptors are open as before: some are closed by another goroutine.
+func sameFDs(t testing.TB, before int) {
+	t.Helper()
+	after := 0
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if after = openFDs(t); after == before {
+			return
+		}
+	}
+	t.Errorf("%d descriptors before, %d after", before, after)
 }
 
 func openFDs(t testing.TB) int {

@@ -7,20 +7,20 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
-	"strings"
-	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"vhostkit/switchd/budget"
 	"vhostkit/switchd/vhost"
 	"vhostkit/switchd/virtio"
 )
 
-// session is one connection: a device and the messages that drive it.
+// session is a device and the messages that drive it.
 type session struct {
-	conn       conn
+	visit      *visit
+	conn       *conn
 	device     *vhost.Device
 	protocol   uint64 // negotiated protocol features
 	backendReq int    // descriptor of SET_BACKEND_REQ_FD, -1 before
@@ -28,51 +28,126 @@ type session struct {
 	log        *slog.Logger
 }
 
-// serve plugs a connection into the switch and handles its messages until it closes, the data plane stops the device, or ctx ends.
-func serve(ctx context.Context, socket *net.UnixConn, c Config) {
-	defer socket.Close()
-	peer := peerOf(socket)
-	log := c.Log.With("socket", c.Path, "pid", peer.PID, "uid", peer.UID, "comm", peer.Comm)
-	var failure atomic.Pointer[error]
-	fail := func(err error) {
-		failure.CompareAndSwap(nil, &err)
-		socket.Close() // ends the read below
+// firstMessage is how long a front-end may be connected before it says something. It has no port before that, but it is counted, and has the
+// place of a named port. QEMU speaks as soon as it has the character device and the network device that uses it, which come in one start,
+// or one after the other from libvirt: milliseconds, of which a machine that is busy may make seconds.
+const firstMessage = 10 * time.Second
+
+// errGone: the front-end closed the connection.
+var errGone = io.EOF
+
+// stay waits for the first message, plugs the connection into the switch, and handles its messages until it closes, the data plane stops the
+// device, or ctx ends. An error comes with its reason.
+func (v *visit) stay(ctx context.Context) (Reason, error) {
+	stop := context.AfterFunc(ctx, func() { v.conn.shut(unix.SHUT_RDWR) })
+	defer stop()
+	first := &Message{}
+	if !v.door.config.client {
+		v.note("waits, as it came and went too often")
+		if !pause(ctx, v.door.paces.wait(v.peer, time.Now())) {
+			return "", ctx.Err()
+		}
+		v.note("waits for the first message")
+		var err error
+		first, err = v.conn.receive(time.Now().Add(firstMessage))
+		if errors.Is(err, os.ErrDeadlineExceeded) && len(first.FDs) == 0 && first.Header == (Header{}) {
+			return ReasonSilent, fmt.Errorf("the front-end said nothing for %v after it had connected", firstMessage)
+		}
+		if err != nil {
+			v.conn.files.Close(first.FDs...)
+			return reasonOf(err), err
+		}
 	}
-	port, err := c.Switch.Connect(vhost.Connection{Socket: c.Path, Name: c.Name, Transport: "vhost-user", Peer: peer, Fail: fail})
+	port, reason, err := v.plug()
 	if err != nil {
-		log.Error("connection refused", "error", err)
-		return
+		v.conn.files.Close(first.FDs...)
+		return reason, err
 	}
-	log = log.With("port", port.ID())
-	log.Info("device connected")
-	s := &session{conn: conn{socket: socket}, device: vhost.NewDevice(c.Options, port, c.Journal, log), backendReq: -1, log: log}
-	stop := context.AfterFunc(ctx, func() { socket.Close() })
-	err = s.run()
-	stop()
-	if reason := failure.Load(); reason != nil {
-		err = *reason
+	defer v.conn.files.Account().Give(budget.Ports, 1)
+	err = v.run(ctx, port, first)
+	return reasonOf(err), err
+}
+
+// reasonOf tells a front-end's fault from a bound that it met.
+func reasonOf(err error) Reason {
+	var exceeded *budget.ExceededError
+	if errors.As(err, &exceeded) {
+		return ReasonBudget
 	}
-	s.device.Close(ctx.Err() != nil)
-	vhost.CloseFDs(s.backendReq)
-	switch {
-	case err == nil, errors.Is(err, io.EOF), ctx.Err() != nil:
-		log.Info("device disconnected")
-	case errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
-		log.Info("device disconnected", "error", err)
-	default:
-		log.Error("device stopped", "error", err)
+	return ReasonFailed
+}
+
+// pause waits, unless ctx ends before.
+func pause(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
-// run handles messages. io.EOF is the orderly end.
-func (s *session) run() error {
+// plug gets a port.
+func (v *visit) plug() (vhost.Port, Reason, error) {
+	c, a := v.door.config, v.conn.files.Account()
+	if err := a.Take(budget.Ports, 1); err != nil {
+		return nil, ReasonBudget, err
+	}
+	v.note("gets a port")
+	port, err := c.Switch.Connect(vhost.Connection{Socket: c.Path, Name: c.Name, Transport: "vhost-user", Peer: v.peer, Fail: v.fail})
+	if err != nil {
+		a.Give(budget.Ports, 1)
+		return nil, ReasonNoPort, err
+	}
+	v.device = true
+	v.door.tally.device()
+	v.log = v.log.With("port", port.ID())
+	v.door.lines.info(v.log, time.Now(), "device connected")
+	return port, "", nil
+}
+
+// fail ends the session from the data plane's side. The front-end is not told yet: it would connect again at once.
+func (v *visit) fail(err error) {
+	v.failure.CompareAndSwap(nil, &err)
+	v.conn.shut(unix.SHUT_RD) // ends receive
+}
+
+// run handles messages, the first of which has been read. errGone is the orderly end.
+func (v *visit) run(ctx context.Context, port vhost.Port, m *Message) error {
+	options := v.door.config.Options
+	options.Files = v.conn.files
+	s := &session{visit: v, conn: &v.conn, device: vhost.NewDevice(options, port, v.door.config.Journal, v.log), backendReq: -1, log: v.log}
+	err := s.messages(ctx, m)
+	if reason := v.failure.Load(); reason != nil {
+		err = *reason
+	}
+	v.note("closes its device")
+	s.device.Close(ctx.Err() != nil)
+	v.conn.files.Close(s.backendReq)
+	return err
+}
+
+func (s *session) messages(ctx context.Context, m *Message) (err error) {
 	for {
-		m, err := s.conn.receive()
-		if err == nil {
+		if m.Flags != 0 { // in client mode none has been read yet
+			s.visit.note("handles " + m.Request.String())
 			err = s.handle(m)
 		}
-		m.closeFDs()
-		if err != nil {
+		s.conn.files.Close(m.FDs...)
+		if err == nil {
+			err = s.conn.files.Err()
+		}
+		if err != nil || ctx.Err() != nil || s.visit.failure.Load() != nil {
+			return err
+		}
+		s.visit.note("reads a message, or the kernel closes descriptors that do not belong to it")
+		if m, err = s.conn.receive(time.Time{}); err != nil {
+			s.conn.files.Close(m.FDs...)
 			return err
 		}
 	}
@@ -114,7 +189,7 @@ const maxRefusals = 16
 
 func (s *session) refused(m *Message, err error) {
 	level := slog.LevelWarn
-	if s.refusals++; s.refusals > maxRefusals {
+	if s.refusals++; s.refusals > maxRefusals || !s.visit.door.lines.allow(s.log, time.Now()) {
 		level = slog.LevelDebug
 	}
 	s.log.Log(context.Background(), level, "request refused", "request", m.Request.String(), "error", err)
@@ -262,25 +337,7 @@ func (s *session) setBackendRequestFD(m *Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	vhost.CloseFDs(s.backendReq)
+	s.conn.files.Close(s.backendReq)
 	s.backendReq = fd
 	return nil, nil
-}
-
-// peerOf asks the kernel who is at the other end.
-func peerOf(socket *net.UnixConn) vhost.Peer {
-	peer := vhost.Peer{PID: -1, UID: -1, GID: -1}
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return peer
-	}
-	_ = raw.Control(func(fd uintptr) {
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			peer.PID, peer.UID, peer.GID = int(cred.Pid), int(cred.Uid), int(cred.Gid)
-		}
-	})
-	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", peer.PID)); err == nil {
-		peer.Comm = strings.TrimSpace(string(comm))
-	}
-	return peer
 }
