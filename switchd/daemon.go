@@ -17,6 +17,7 @@ import (
 	"vhostkit/switchd/control"
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/forward"
+	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/pci"
 	"vhostkit/switchd/unixsocket"
 	"vhostkit/switchd/uplink"
@@ -52,7 +53,7 @@ func New(config Config, log *slog.Logger) (*Daemon, error) {
 		sockets: map[string]*socket{}, named: map[string]namedPort{}, plugged: map[int]*plug{}, failed: make(chan error, 1),
 		options: vhost.Options{
 			Mergeable: config.Mergeable, TxCsum: config.TxCsum, TSO: config.TSO, Promiscuous: config.Promiscuous,
-			MaxQueuePairs: config.MaxQueuePairs, MTU: config.MTU,
+			MaxQueuePairs: config.MaxQueuePairs, MTU: config.MTU, Populator: guestmem.NewPopulator(),
 		},
 	}
 	err := d.config.chooseNIC(pci.ThisHost(), log)

@@ -39,8 +39,9 @@ type Region struct {
 
 // mapping is one mmap, shared by every Memory that contains its region.
 type mapping struct {
-	data []byte
-	refs atomic.Int32
+	data      []byte
+	residency residency // how to populate it
+	refs      atomic.Int32
 }
 
 // Memory is an immutable set of mapped regions. Changes make a new Memory (With, Without) that shares the mappings; each is closed on its
@@ -173,7 +174,7 @@ func mapRegion(s RegionSpec) (Region, error) {
 	}
 	// A core dump of the switch must not contain its guests' memory. Failing is harmless.
 	_ = unix.Madvise(data, unix.MADV_DONTDUMP)
-	mp := &mapping{data: data}
+	mp := &mapping{data: data, residency: residencyOf(s.FD, &st)}
 	mp.refs.Store(1)
 	return Region{
 		GuestPhysAddr: s.GuestPhysAddr, Size: s.Size, UserAddr: s.UserAddr, MmapOffset: s.MmapOffset,

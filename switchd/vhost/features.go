@@ -1,6 +1,9 @@
 package vhost
 
-import "vhostkit/switchd/virtio"
+import (
+	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/virtio"
+)
 
 // Options decide which features a device offers.
 type Options struct {
@@ -10,6 +13,8 @@ type Options struct {
 	Promiscuous   bool // CTRL_RX
 	MaxQueuePairs int
 	MTU           int // bytes
+	// Populator maps guests' memory behind their rings' start; it is the whole switch's. nil: only rings and their buffers are populated.
+	Populator *guestmem.Populator
 }
 
 // Features is the set that GET_FEATURES reports.
