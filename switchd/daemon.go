@@ -17,6 +17,7 @@ import (
 	"vhostkit/switchd/control"
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/forward"
+	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/logging"
 	"vhostkit/switchd/pci"
 	"vhostkit/switchd/unixsocket"
@@ -55,7 +56,7 @@ func New(config Config, out *logging.Output) (*Daemon, error) {
 		sockets: map[string]*socket{}, named: map[string]namedPort{}, plugged: map[int]*plug{}, failed: make(chan error, 1),
 		options: vhost.Options{
 			Mergeable: config.Mergeable, TxCsum: config.TxCsum, TSO: config.TSO, Promiscuous: config.Promiscuous,
-			MaxQueuePairs: config.MaxQueuePairs, MTU: config.MTU, AnyFile: config.UnsafeMemoryFiles,
+			MaxQueuePairs: config.MaxQueuePairs, MTU: config.MTU, AnyFile: config.UnsafeMemoryFiles, Populator: guestmem.NewPopulator(),
 		},
 	}
 	err := d.config.chooseNIC(pci.ThisHost(), log)

@@ -47,6 +47,9 @@ func (mp Mapper) region(s RegionSpec) (Region, error) {
 	if err != nil {
 		return Region{}, err
 	}
+	if foreign.IsMemory(s.FD) { // nothing else is asked: it may not answer
+		m.residency = residencyOf(s.FD, &st)
+	}
 	return Region{
 		GuestPhysAddr: s.GuestPhysAddr, Size: s.Size, UserAddr: s.UserAddr, MmapOffset: s.MmapOffset,
 		Host:   AddressOf(m.data) + Ptr(s.MmapOffset-first),

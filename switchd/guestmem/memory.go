@@ -38,10 +38,11 @@ type Region struct {
 
 // mapping is one mmap, shared by every Memory that contains its region.
 type mapping struct {
-	data    []byte
-	guest   uint64          // bytes of guest memory in it
-	account *budget.Account // that has it counted
-	refs    atomic.Int32
+	data      []byte
+	guest     uint64          // bytes of guest memory in it
+	account   *budget.Account // that has it counted
+	residency residency       // how to populate it
+	refs      atomic.Int32
 }
 
 // Memory is an immutable set of mapped regions. Changes make a new Memory (With, Without) that shares the mappings; each is closed on its

@@ -31,6 +31,7 @@ type Device struct {
 	slots    map[uint64]int // by guest address: how often a region was added
 	dirty    bool           // the set of running rings has to be looked at
 	warnings int            // lines logged about rings that cannot run
+	warming  warming
 }
 
 // NewDevice makes a device on a port, which it owns from then on. journal may be nil.
@@ -51,6 +52,7 @@ func (d *Device) Close(resume bool) {
 		d.rings[i].queue = nil
 		d.rings[i].close(d.options.Files)
 	}
+	d.warming.stop()
 	if d.memory != nil {
 		d.memory.Close()
 		d.memory = nil
@@ -147,6 +149,7 @@ func (d *Device) RemoveRegion(guestPhysAddr, userAddr, size uint64) error {
 
 func (d *Device) replaceMemory(next *guestmem.Memory) {
 	d.stopAll()
+	d.warming.stop()
 	if d.memory != nil {
 		d.memory.Close()
 	}

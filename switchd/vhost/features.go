@@ -19,6 +19,8 @@ type Options struct {
 	AnyFile bool
 	// Files count and close what the front-end brings; nil: nothing is counted. The transport sets them for each device.
 	Files *foreign.Files
+	// Populator maps guests' memory behind their rings' start; it is the whole switch's. nil: only rings and their buffers are populated.
+	Populator *guestmem.Populator
 }
 
 func (o Options) mapper() guestmem.Mapper { return guestmem.Mapper{Files: o.Files, AnyFile: o.AnyFile} }

@@ -204,6 +204,7 @@ func (d *Device) Refresh() error {
 				return err
 			}
 			r.queue, r.unseen, started = q, false, true
+			d.warm(r)
 		case !complete && r.queue != nil:
 			d.stop(r)
 		}
