@@ -17,6 +17,7 @@ import (
 	"vhostkit/switchd/control"
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/forward"
+	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/pci"
 	"vhostkit/switchd/unixsocket"
 	"vhostkit/switchd/uplink"
@@ -83,6 +84,7 @@ func (d *Daemon) forwardConfig() forward.Config {
 		RxRetry: c.RxRetry, RxRetryNum: c.RxRetryNum, RxRetryDelay: time.Duration(c.RxRetryDelay) * time.Microsecond,
 		VLANBase: c.VLANBase, VLANStrip: c.VLANStrip, Promiscuous: c.Promiscuous, MACLimit: c.MACLimit,
 		AddressAge: time.Duration(c.AddressAge) * time.Second, Uplink: d.uplink, ZeroCopy: c.ZeroCopy, OnEvent: d.report,
+		Replace: func(at guestmem.Ptr) bool { return d.journal.Replace(at) },
 	}
 }
 
@@ -133,11 +135,14 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return result.ErrorOrNil()
 }
 
+// mostRings is how many rings all ports together can have.
+func (d *Daemon) mostRings() int { return forward.MaxPorts * 2 * d.config.MaxQueuePairs }
+
 // openJournal: without it everything works but the restart under packed rings.
 func (d *Daemon) openJournal() {
 	err := os.MkdirAll(d.config.StateDir, 0o755)
 	if err == nil {
-		d.journal, err = vhost.OpenJournal(filepath.Join(d.config.StateDir, "rings.journal"))
+		d.journal, err = vhost.OpenJournal(filepath.Join(d.config.StateDir, "rings.journal"), d.mostRings(), d.log)
 	}
 	if err != nil {
 		d.log.Warn("guests with packed rings will not survive a restart of the switch (option --state-dir)", "error", err)

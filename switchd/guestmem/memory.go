@@ -34,6 +34,7 @@ type Region struct {
 	MmapOffset    uint64
 	Host          Ptr    // where it is mapped here
 	Device, Inode uint64 // the file's identity: stays the same when a front-end connects again with the same memory
+	Birth         uint64 // ns; tells the file from a later one with the same Inode; 0: unknown
 	mapping       *mapping
 }
 
@@ -178,7 +179,7 @@ func mapRegion(s RegionSpec) (Region, error) {
 	return Region{
 		GuestPhysAddr: s.GuestPhysAddr, Size: s.Size, UserAddr: s.UserAddr, MmapOffset: s.MmapOffset,
 		Host:   AddressOf(data) + Ptr(s.MmapOffset-first),
-		Device: st.Dev, Inode: st.Ino, mapping: mp,
+		Device: st.Dev, Inode: st.Ino, Birth: birth(s.FD), mapping: mp,
 	}, nil
 }
 
