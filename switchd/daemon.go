@@ -87,6 +87,7 @@ func (d *Daemon) forwardConfig() forward.Config {
 		RxRetry: c.RxRetry, RxRetryNum: c.RxRetryNum, RxRetryDelay: time.Duration(c.RxRetryDelay) * time.Microsecond,
 		VLANBase: c.VLANBase, VLANStrip: c.VLANStrip, Promiscuous: c.Promiscuous, MACLimit: c.MACLimit,
 		AddressAge: time.Duration(c.AddressAge) * time.Second, Uplink: d.uplink, ZeroCopy: c.ZeroCopy, OnEvent: d.report,
+		Replace: func(at guestmem.Ptr) bool { return d.journal.Replace(at) },
 	}
 }
 
@@ -137,11 +138,14 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return result.ErrorOrNil()
 }
 
+// mostRings is how many rings all ports together can have.
+func (d *Daemon) mostRings() int { return forward.MaxPorts * 2 * d.config.MaxQueuePairs }
+
 // openJournal: without it everything works but the restart under packed rings.
 func (d *Daemon) openJournal() {
 	err := os.MkdirAll(d.config.StateDir, 0o755)
 	if err == nil {
-		d.journal, err = vhost.OpenJournal(filepath.Join(d.config.StateDir, "rings.journal"))
+		d.journal, err = vhost.OpenJournal(filepath.Join(d.config.StateDir, "rings.journal"), d.mostRings(), d.log)
 	}
 	if err != nil {
 		d.log.Warn("guests with packed rings will not survive a restart of the switch (option --state-dir)", "error", err)

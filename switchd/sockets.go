@@ -216,21 +216,11 @@ func (d *Daemon) persistPorts() error {
 
 // restorePorts opens the sockets of the ports that were there before the restart.
 func (d *Daemon) restorePorts() error {
-	data, err := os.ReadFile(d.portsPath())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+	ports, err := readPorts(d.portsPath())
 	if err != nil {
-		return fmt.Errorf("reading the remembered ports: %w", err)
+		return err
 	}
-	var file portsFile
-	if err := json.Unmarshal(data, &file); err != nil {
-		return fmt.Errorf("%s is damaged: %w; remove it, and add the ports again with vhostctl port add", d.portsPath(), err)
-	}
-	for _, n := range file.Ports {
-		if !portName.MatchString(n.Name) {
-			return fmt.Errorf("%s names a port %q, which is no port name; correct or remove the file", d.portsPath(), n.Name)
-		}
+	for _, n := range ports {
 		if err := d.openSocket(d.socketOf(n.Name), n); err != nil {
 			return err
 		}

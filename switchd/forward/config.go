@@ -3,6 +3,7 @@ package forward
 import (
 	"time"
 
+	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/uplink"
 )
 
@@ -46,6 +47,9 @@ type Config struct {
 	Uplink       uplink.Uplink // nil: none
 	ZeroCopy     bool          // let an uplink that can read frames from their senders' memory
 	OnEvent      func(Event)   // called from one goroutine, in order
+	// Replace tells whether memory of the switch's own faulted at this address, and has made it usable again: no port is to blame then. Workers
+	// call it, several at once; nil: there is none.
+	Replace func(guestmem.Ptr) bool
 }
 
 // EventKind says what an Event reports.

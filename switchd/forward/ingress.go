@@ -76,8 +76,11 @@ func (w *worker) abandon(r *transmitRing) {
 	w.groups.reset()
 }
 
-// blame stops the port whose memory a fault lies in; suspect, if it is in nobody's.
+// blame stops the port whose memory a fault lies in; suspect, if it is in nobody's; none, if it is the switch's own.
 func (w *worker) blame(fault *guestmem.Fault, suspect *Port) {
+	if replace := w.sw.config.Replace; replace != nil && replace(fault.Addr) {
+		return
+	}
 	for _, v := range w.table.ports {
 		if v != nil && v.memory != nil && v.memory.Contains(fault.Addr) {
 			suspect = v.port

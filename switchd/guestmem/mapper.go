@@ -47,13 +47,14 @@ func (mp Mapper) region(s RegionSpec) (Region, error) {
 	if err != nil {
 		return Region{}, err
 	}
+	born := uint64(0)
 	if foreign.IsMemory(s.FD) { // nothing else is asked: it may not answer
-		m.residency = residencyOf(s.FD, &st)
+		m.residency, born = residencyOf(s.FD, &st), birth(s.FD)
 	}
 	return Region{
 		GuestPhysAddr: s.GuestPhysAddr, Size: s.Size, UserAddr: s.UserAddr, MmapOffset: s.MmapOffset,
 		Host:   AddressOf(m.data) + Ptr(s.MmapOffset-first),
-		Device: st.Dev, Inode: st.Ino, mapping: m,
+		Device: st.Dev, Inode: st.Ino, Birth: born, mapping: m,
 	}, nil
 }
 

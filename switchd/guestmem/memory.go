@@ -33,6 +33,7 @@ type Region struct {
 	MmapOffset    uint64
 	Host          Ptr    // where it is mapped here
 	Device, Inode uint64 // the file's identity: stays the same when a front-end connects again with the same memory
+	Birth         uint64 // ns; tells the file from a later one with the same Inode; 0: unknown
 	mapping       *mapping
 }
 

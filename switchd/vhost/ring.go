@@ -28,7 +28,7 @@ type ring struct {
 	entry      entry         // in the journal, from the first start until the front-end takes the position back
 }
 
-func newRing() ring { return ring{kick: -1, call: -1, entry: entry{index: -1}} }
+func newRing() ring { return ring{kick: -1, call: -1, entry: noEntry} }
 
 func (r *ring) close(files *foreign.Files) {
 	files.Close(r.kick, r.call)

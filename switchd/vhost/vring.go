@@ -137,7 +137,7 @@ func (d *Device) SetVringEnable(index uint32, enable bool) error {
 // forgetPlace: the front-end knows where the ring stands, or does not want it any more.
 func (d *Device) forgetPlace(r *ring) {
 	d.journal.release(r.entry, false)
-	r.entry = entry{index: -1}
+	r.entry = noEntry
 }
 
 // stop takes a running ring from the data plane and keeps its position.
