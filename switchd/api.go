@@ -142,7 +142,15 @@ func (d *Daemon) Stats() control.Stats {
 		s.Uplink.Missed, s.Uplink.Broken, s.Uplink.Spoofed, s.Uplink.Discarded = lost.Missed, lost.Broken, lost.Spoofed, lost.Discarded
 		s.Uplink.WireRX, s.Uplink.WireTX, s.Uplink.Lent, s.Uplink.Pools = lost.WireRx, lost.WireTx, lost.Lent, d.uplink.Pools()
 	}
-	s.Runtime = runtimeStats()
+	s.Runtime, s.Budgets = runtimeStats(), budgets(d.budget)
+	d.mu.Lock()
+	for _, server := range d.servers {
+		r := server.Requests()
+		s.Requests.Accepted += r.Accepted
+		s.Requests.Waited += r.Waited
+		s.Requests.Refused += r.Refused
+	}
+	d.mu.Unlock()
 	rx, tx := d.sw.UplinkStats()
 	s.Uplink.RX, s.Uplink.TX = queueStats(rx), queueStats(tx)
 	for _, w := range d.sw.Workers() {

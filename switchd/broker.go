@@ -37,7 +37,7 @@ func (d *Daemon) serveBroker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.answer(ctx, control.NewBrokerServer(l, broker{d}, d.log))
+	d.answer(ctx, control.NewBrokerServer(l, broker{d}, d.budget, d.log))
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/go-multierror"
 
+	"vhostkit/switchd/budget"
 	"vhostkit/switchd/control"
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/forward"
@@ -32,14 +33,16 @@ type Daemon struct {
 	uplink  uplink.Uplink // nil: none
 	options vhost.Options
 	journal *vhost.Journal // nil: none
+	budget  *budget.Budget
 
 	mu        sync.Mutex
 	sockets   map[string]*socket   // by path
 	named     map[string]namedPort // the ports that have a socket of their own
 	persistMu sync.Mutex           // one change of the named ports at a time
 	plugged   map[int]*plug        // connected devices by port
-	serveCtx  context.Context      // sockets live as long as this; set by Run
-	failed    chan error           // the first part that stopped by itself
+	servers   []*control.Server
+	serveCtx  context.Context // sockets live as long as this; set by Run
+	failed    chan error      // the first part that stopped by itself
 }
 
 // New checks the configuration and opens the uplink. Nothing is served before Run.
@@ -55,8 +58,11 @@ func New(config Config, log *slog.Logger) (*Daemon, error) {
 			MaxQueuePairs: config.MaxQueuePairs, MTU: config.MTU,
 		},
 	}
-	err := d.config.chooseNIC(pci.ThisHost(), log)
-	if err != nil {
+	var err error
+	if d.budget, err = newBudget(&config, log); err != nil {
+		return nil, err
+	}
+	if err := d.config.chooseNIC(pci.ThisHost(), log); err != nil {
 		return nil, err
 	}
 	if d.uplink, err = openUplink(d.config, log); err != nil {
@@ -161,7 +167,7 @@ func (d *Daemon) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.answer(ctx, control.NewServer(listener, d, d.log))
+	d.answer(ctx, control.NewServer(listener, d, d.budget, d.log))
 	if err := d.serveBroker(ctx); err != nil {
 		return err
 	}
@@ -186,6 +192,9 @@ func (d *Daemon) controlSocket() (net.Listener, error) {
 
 // answer serves requests until ctx ends.
 func (d *Daemon) answer(ctx context.Context, s *control.Server) {
+	d.mu.Lock()
+	d.servers = append(d.servers, s)
+	d.mu.Unlock()
 	go func() {
 		if err := s.Serve(ctx); err != nil {
 			d.fail(err)

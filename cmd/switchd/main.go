@@ -33,6 +33,9 @@ func run(args []string) int {
 	if err == nil {
 		err = config.Validate()
 	}
+	if err == nil {
+		_, err = config.Limits()
+	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "switchd: %v\nswitchd --help shows the options.\n", err)
 		return exitUsage
@@ -51,7 +54,7 @@ func run(args []string) int {
 // parse reads either kind of command line. done means that it asked for nothing but information.
 func parse(args []string) (config switchd.Config, done bool, err error) {
 	if switchd.IsLegacy(args) {
-		defaults := switchd.DefaultConfig()
+		defaults := switchd.LegacyDefaults()
 		if err := loadDefaultFile(&defaults); err != nil {
 			return config, false, err
 		}
