@@ -47,16 +47,27 @@ func (d *Daemon) Ports() []control.Port {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		list = append(list, control.Port{
-			ID: -1, Name: name, Socket: waiting[name], Transport: "vhost-user", State: control.StateDisconnected,
-			MACs: []string{}, Workers: []int{}, Features: []string{}, ProtocolFeatures: []string{}, Memory: []control.MemoryRegion{},
-			Queues: []control.Queue{},
-		})
+		list = append(list, disconnected(name, waiting[name]))
 	}
 	return list
 }
 
+// disconnected describes a named port that waits for a device.
+func disconnected(name, socket string) control.Port {
+	return control.Port{
+		ID: -1, Name: name, Socket: socket, Transport: "vhost-user", State: control.StateDisconnected,
+		MACs: []string{}, Workers: []int{}, Features: []string{}, ProtocolFeatures: []string{}, Memory: []control.MemoryRegion{},
+		Queues: []control.Queue{},
+	}
+}
+
 func (d *Daemon) portByName(name string) (control.Port, error) {
+	d.mu.Lock()
+	connected := d.byName[name] != nil
+	d.mu.Unlock()
+	if !connected { // as at every start of a guest: not worth describing all others
+		return disconnected(name, d.socketOf(name)), nil
+	}
 	return control.FindPort(d.Ports(), name)
 }
 

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime/pprof"
 	"syscall"
+	"time"
 
 	"vhostkit/switchd"
 )
@@ -94,7 +95,11 @@ func serve(config switchd.Config, args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // from now on a signal has its default effect
+	context.AfterFunc(ctx, stop)    // from now on a signal has its default effect
+	context.AfterFunc(ctx, func() { // whatever hangs, even the log
+		time.Sleep(switchd.StopTimeout + time.Second)
+		os.Exit(exitFailure)
+	})
 	d, err := switchd.New(config, log)
 	if err != nil {
 		return err
