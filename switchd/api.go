@@ -47,16 +47,27 @@ func (d *Daemon) Ports() []control.Port {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		list = append(list, control.Port{
-			ID: -1, Name: name, Socket: waiting[name], Transport: "vhost-user", State: control.StateDisconnected,
-			MACs: []string{}, Workers: []int{}, Features: []string{}, ProtocolFeatures: []string{}, Memory: []control.MemoryRegion{},
-			Queues: []control.Queue{},
-		})
+		list = append(list, disconnected(name, waiting[name]))
 	}
 	return list
 }
 
+// disconnected describes a named port that waits for a device.
+func disconnected(name, socket string) control.Port {
+	return control.Port{
+		ID: -1, Name: name, Socket: socket, Transport: "vhost-user", State: control.StateDisconnected,
+		MACs: []string{}, Workers: []int{}, Features: []string{}, ProtocolFeatures: []string{}, Memory: []control.MemoryRegion{},
+		Queues: []control.Queue{},
+	}
+}
+
 func (d *Daemon) portByName(name string) (control.Port, error) {
+	d.mu.Lock()
+	connected := d.byName[name] != nil
+	d.mu.Unlock()
+	if !connected { // as at every start of a guest: not worth describing all others
+		return disconnected(name, d.socketOf(name)), nil
+	}
 	return control.FindPort(d.Ports(), name)
 }
 
@@ -142,7 +153,15 @@ func (d *Daemon) Stats() control.Stats {
 		s.Uplink.Missed, s.Uplink.Broken, s.Uplink.Spoofed, s.Uplink.Discarded = lost.Missed, lost.Broken, lost.Spoofed, lost.Discarded
 		s.Uplink.WireRX, s.Uplink.WireTX, s.Uplink.Lent, s.Uplink.Pools = lost.WireRx, lost.WireTx, lost.Lent, d.uplink.Pools()
 	}
-	s.Runtime = runtimeStats()
+	s.Runtime, s.Budgets = runtimeStats(), budgets(d.budget)
+	d.mu.Lock()
+	for _, server := range d.servers {
+		r := server.Requests()
+		s.Requests.Accepted += r.Accepted
+		s.Requests.Waited += r.Waited
+		s.Requests.Refused += r.Refused
+	}
+	d.mu.Unlock()
 	rx, tx := d.sw.UplinkStats()
 	s.Uplink.RX, s.Uplink.TX = queueStats(rx), queueStats(tx)
 	gone := d.sw.Gone()

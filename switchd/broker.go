@@ -7,15 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"vhostkit/switchd/control"
 	"vhostkit/switchd/unixsocket"
 )
-
-// maxAsked bounds the ports that QEMU processes may ask for: such a process may have been taken over by its guest.
-const maxAsked = 1024
 
 // broker answers QEMU's processes: no more than a port for themselves and the devices that the configuration names.
 type broker struct{ *Daemon }
@@ -26,7 +24,7 @@ func (d *Daemon) serveBroker(ctx context.Context) error {
 	if path == "none" {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := unixsocket.MakeDirectory(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("directory of the socket for QEMU: %w", err)
 	}
 	l, err := unixsocket.Listen(path, unixsocket.Access{Group: group})
@@ -37,33 +35,41 @@ func (d *Daemon) serveBroker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.answer(ctx, control.NewBrokerServer(l, broker{d}, d.log))
+	d.answer(ctx, control.NewBrokerServer(l, broker{d}, d.budget, d.log))
 	return nil
 }
 
 // Plug finds or makes a named port for the caller's user.
-func (b broker) Plug(_ context.Context, name string, caller control.Peer) (control.Port, error) {
-	b.persistMu.Lock()
-	defer b.persistMu.Unlock()
-	b.mu.Lock()
-	n, exists := b.named[name]
-	asked := 0
-	for _, other := range b.named {
-		if other.Asked != nil {
-			asked++
+func (b broker) Plug(ctx context.Context, name string, caller control.Peer) (control.Port, error) {
+	for {
+		b.mu.Lock()
+		n := b.named[name]
+		b.mu.Unlock()
+		if n == nil {
+			p, err := b.addPort(namedPort{Name: name, UID: &caller.UID, GID: &caller.GID, Asked: &caller.UID})
+			if errors.Is(err, control.ErrExists) {
+				continue // another one was faster
+			}
+			return p, err
+		}
+		if !n.mayUse(caller) {
+			return control.Port{}, fmt.Errorf("%w: port %q belongs to another user", control.ErrForbidden, name)
+		}
+		select {
+		case <-n.ready:
+		case <-ctx.Done():
+			return control.Port{}, fmt.Errorf("%w: port %q is just being made", control.ErrBusy, name)
+		}
+		b.mu.Lock()
+		there := b.named[name] == n
+		if there {
+			n.since = time.Now() // not to be given up before its QEMU has had time to connect
+		}
+		b.mu.Unlock()
+		if there {
+			return b.portByName(name)
 		}
 	}
-	b.mu.Unlock()
-	switch {
-	case exists && !n.mayUse(caller):
-		return control.Port{}, fmt.Errorf("%w: port %q belongs to another user", control.ErrForbidden, name)
-	case exists:
-		return b.portByName(name)
-	case asked >= maxAsked:
-		return control.Port{}, fmt.Errorf("%w: QEMU processes have asked for %d ports already; remove some with vhostctl port remove",
-			control.ErrForbidden, asked)
-	}
-	return b.addPort(namedPort{Name: name, UID: &caller.UID, GID: &caller.GID, Asked: &caller.UID})
 }
 
 // mayUse tells whether the port was made for this user, or by one who left it to the socket's mode who may connect.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,7 +31,7 @@ func brokerDaemon(t *testing.T, change func(*Config)) broker {
 	d.serveCtx = ctx
 	t.Cleanup(func() {
 		cancel()
-		d.closeSockets()
+		d.closeSockets(time.Now().Add(10 * time.Second))
 	})
 	return broker{d}
 }
@@ -95,13 +96,34 @@ func TestPortsFileOfNames(t *testing.T) {
 
 func TestPlugIsBounded(t *testing.T) {
 	b := brokerDaemon(t, nil)
-	me := os.Geteuid()
-	for i := range maxAsked {
-		name := "p" + string(rune('a'+i%26)) + string(rune('a'+i/26%26)) + string(rune('a'+i/676))
-		b.named[name] = namedPort{Name: name, Asked: &me}
+	b.askLimit = askLimit{User: 3, Total: 4}
+	me, other := os.Geteuid(), os.Geteuid()+1
+	add := func(name string, uid int) *namedState {
+		n := &namedState{namedPort: namedPort{Name: name, Asked: &uid}, ready: make(chan struct{}), since: time.Now()}
+		close(n.ready)
+		b.named[name] = n
+		return n
 	}
-	if _, err := b.Plug(context.Background(), "more", control.Peer{UID: me}); !errors.Is(err, control.ErrForbidden) {
-		t.Errorf("port %d: %v", maxAsked+1, err)
+	plug := func(name string) error {
+		_, err := b.Plug(context.Background(), name, control.Peer{UID: me, GID: os.Getegid()})
+		return err
+	}
+	mine := add("a", me)
+	add("b", me)
+	add("c", me)
+	if err := plug("more"); !errors.Is(err, control.ErrForbidden) {
+		t.Errorf("more than a user's share: %v", err)
+	}
+	// One that no device uses makes room, but not while it is new.
+	mine.since = time.Now().Add(-2 * youngest)
+	if err := plug("more"); err != nil || b.named["a"] != nil {
+		t.Errorf("an unused port does not make room: %v", err)
+	}
+	delete(b.named, "b")
+	add("x", other)
+	add("y", other)
+	if err := plug("again"); !errors.Is(err, control.ErrForbidden) {
+		t.Errorf("more than all may have: %v", err)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/BurntSushi/toml"
 	"github.com/hashicorp/go-multierror"
 
+	"vhostkit/switchd/forward"
 	"vhostkit/switchd/uplink/ixgbe"
 )
 
@@ -68,8 +69,11 @@ type Config struct {
 	Poll          string `toml:"poll"`            // "adaptive" or "busy"
 	MTU           int    `toml:"mtu"`             // bytes
 	MaxQueuePairs int    `toml:"max-queue-pairs"` // per device
+	MaxPorts      int    `toml:"max-ports"`       // 0: as many as fit
 	MACLimit      int    `toml:"mac-limit"`       // addresses per port
 	AddressAge    int    `toml:"address-age"`     // seconds; 0: never
+	// MaxGuestMemory bounds what a guest's front-end may have mapped; 0: twice the host's RAM and swap.
+	MaxGuestMemory ByteSize `toml:"max-guest-memory"`
 
 	LogFormat  string `toml:"log-format"` // "text" or "json"
 	LogLevel   string `toml:"log-level"`
@@ -123,7 +127,7 @@ func DefaultConfig() Config {
 		SocketMode: "0660", SocketDir: filepath.Join(run, "ports"), StateDir: state, ControlSocket: filepath.Join(run, "switchd.sock"),
 		QEMUGroup: "kvm", Backend: backendUser, CUSEGroup: "kvm", CUSEMode: "0660",
 		Uplink: "none", VM2VM: 1, RxRetry: true, RxRetryNum: 4, RxRetryDelay: 15, VLANStrip: true, VLANBase: 1000, VMDq: ixgbe.DefaultLayout,
-		Poll: "adaptive", MTU: 1500, MaxQueuePairs: 8, MACLimit: 64, AddressAge: 300, LogFormat: "text", LogLevel: "info",
+		Poll: "adaptive", MTU: 1500, MaxQueuePairs: 16, MACLimit: 64, AddressAge: 300, LogFormat: "text", LogLevel: "info",
 	}
 }
 
@@ -197,7 +201,7 @@ func (e *RangeError) Error() string { return fmt.Sprintf("%s %s: want %s", e.Opt
 // ranges are the bounds of the numbers that can be set, by option.
 var ranges = map[string][2]int{
 	"vm2vm": {0, 2}, "stats": {0, math.MaxInt32}, "rx-retry-num": {0, math.MaxInt32}, "rx-retry-delay": {0, math.MaxInt32},
-	"vlan-base": {1, 4094}, "mtu": {68, 9700}, "max-queue-pairs": {1, 128}, "mac-limit": {1, 16384},
+	"vlan-base": {1, 4094}, "mtu": {68, 9700}, "max-queue-pairs": {1, 128}, "max-ports": {0, forward.MaxPorts}, "mac-limit": {1, 16384},
 	"address-age": {0, math.MaxInt32}, "uplink-queues": {0, 64},
 	"anti-spoof": {0, 1}, "unprotected-dma": {0, 1}, "zero-copy": {0, 1}, "unsafe-memory-files": {0, 1}, "rx-retry": {0, 1}, "mergeable": {0, 1}, "vlan-strip": {0, 1}, "tx-csum": {0, 1}, "tso": {0, 1},
 }
@@ -248,6 +252,7 @@ func (c *Config) Validate() error {
 		intRange("vlan-base", c.VLANBase),
 		intRange("mtu", c.MTU),
 		intRange("max-queue-pairs", c.MaxQueuePairs),
+		intRange("max-ports", c.MaxPorts),
 		intRange("mac-limit", c.MACLimit),
 		intRange("address-age", c.AddressAge),
 		intRange("uplink-queues", c.UplinkQueues),

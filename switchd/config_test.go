@@ -35,13 +35,14 @@ func TestValidateNumbers(t *testing.T) {
 		"rx-retry-delay": func(c *Config) *int { return &c.RxRetryDelay },
 		"vlan-base":      func(c *Config) *int { return &c.VLANBase }, "mtu": func(c *Config) *int { return &c.MTU },
 		"max-queue-pairs": func(c *Config) *int { return &c.MaxQueuePairs },
+		"max-ports":       func(c *Config) *int { return &c.MaxPorts },
 		"mac-limit":       func(c *Config) *int { return &c.MACLimit },
 		"address-age":     func(c *Config) *int { return &c.AddressAge },
 		"uplink-queues":   func(c *Config) *int { return &c.UplinkQueues },
 	}
 	want := map[string][2]int{ // by hand: the table of the code must not check itself
 		"vm2vm": {0, 2}, "stats": {0, 2147483647}, "rx-retry-num": {0, 2147483647}, "rx-retry-delay": {0, 2147483647},
-		"vlan-base": {1, 4094}, "mtu": {68, 9700}, "max-queue-pairs": {1, 128}, "mac-limit": {1, 16384},
+		"vlan-base": {1, 4094}, "mtu": {68, 9700}, "max-queue-pairs": {1, 128}, "max-ports": {0, 3095}, "mac-limit": {1, 16384},
 		"address-age": {0, 2147483647}, "uplink-queues": {0, 64},
 	}
 	for option, field := range fields {

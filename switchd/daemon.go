@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-multierror"
 
+	"vhostkit/switchd/budget"
 	"vhostkit/switchd/control"
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/forward"
@@ -35,14 +35,21 @@ type Daemon struct {
 	uplink  uplink.Uplink // nil: none
 	options vhost.Options
 	journal *vhost.Journal // nil: none
+	budget  *budget.Budget
 
 	mu        sync.Mutex
-	sockets   map[string]*socket   // by path
-	named     map[string]namedPort // the ports that have a socket of their own
-	persistMu sync.Mutex           // one change of the named ports at a time
-	plugged   map[int]*plug        // connected devices by port
-	serveCtx  context.Context      // sockets live as long as this; set by Run
-	failed    chan error           // the first part that stopped by itself
+	sockets   map[string]*socket     // by path
+	named     map[string]*namedState // the ports that have a socket of their own
+	leaving   map[*socket]bool       // of ports that were removed, while their devices have not ended
+	plugged   map[int]*plug          // connected devices by port
+	byName    map[string]*plug       // those of named ports; one that is just being connected has no port yet
+	askLimit  askLimit
+	changes   uint64     // of the named ports so far
+	written   uint64     // how many of them the file has
+	persistMu sync.Mutex // for the file: nobody else has to wait for a disk
+	servers   []*control.Server
+	serveCtx  context.Context // sockets live as long as this; set by Run
+	failed    chan error      // the first part that stopped by itself
 }
 
 // New checks the configuration and opens the uplink. Nothing is served before Run. out stays the caller's, to be closed after Run.
@@ -53,14 +60,20 @@ func New(config Config, out *logging.Output) (*Daemon, error) {
 	log := out.Log()
 	d := &Daemon{
 		config: config, out: out, log: log, started: time.Now(),
-		sockets: map[string]*socket{}, named: map[string]namedPort{}, plugged: map[int]*plug{}, failed: make(chan error, 1),
+		sockets: map[string]*socket{}, named: map[string]*namedState{}, plugged: map[int]*plug{},
+		byName: map[string]*plug{}, leaving: map[*socket]bool{}, failed: make(chan error, 1),
 		options: vhost.Options{
 			Mergeable: config.Mergeable, TxCsum: config.TxCsum, TSO: config.TSO, Promiscuous: config.Promiscuous,
 			MaxQueuePairs: config.MaxQueuePairs, MTU: config.MTU, AnyFile: config.UnsafeMemoryFiles, Populator: guestmem.NewPopulator(),
 		},
 	}
-	err := d.config.chooseNIC(pci.ThisHost(), log)
-	if err != nil {
+	var err error
+	if d.budget, err = newBudget(&config, log); err != nil {
+		return nil, err
+	}
+	ports := d.budget.Limits()[budget.Ports]
+	d.askLimit = askLimit{User: int(ports.User), Total: int(ports.Total - ports.Reserve)}
+	if err := d.config.chooseNIC(pci.ThisHost(), log); err != nil {
 		return nil, err
 	}
 	if d.uplink, err = openUplink(d.config, log); err != nil {
@@ -128,14 +141,41 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.log.Info("stopping")
 	d.tell("STOPPING=1")
 	stopServing()
-	d.closeSockets()
+	deadline := time.Now().Add(StopTimeout)
+	ended := d.closeSockets(deadline.Add(-time.Second))
 	stopSwitch()
-	result := multierror.Append(nil, err, <-switchDone)
-	d.closeUplink()
-	if d.journal != nil {
-		d.journal.Close()
+	select {
+	case switchErr := <-switchDone:
+		err = multierror.Append(nil, err, switchErr).ErrorOrNil()
+	case <-time.After(time.Until(deadline)):
+		d.log.Error("the workers do not end; the process ends without them", "waited", StopTimeout)
+		return err // what they use must stay
 	}
-	return result.ErrorOrNil()
+	d.finish(ended, deadline)
+	return err
+}
+
+// StopTimeout bounds the end of Run.
+const StopTimeout = 5 * time.Second
+
+// finish closes what is left when the workers have ended, unless a device that has not ended may still use it.
+func (d *Daemon) finish(ended bool, deadline time.Time) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.closeUplink()
+		if ended && d.journal != nil {
+			d.journal.Close()
+		}
+		if err := d.persistPorts(); err != nil {
+			d.log.Error("remembering when ports were used", "error", err)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(max(time.Until(deadline), 100*time.Millisecond)):
+		d.log.Error("the uplink, or the disk of the state directory, does not end; the process ends without it")
+	}
 }
 
 // mostRings is how many rings all ports together can have.
@@ -143,7 +183,7 @@ func (d *Daemon) mostRings() int { return forward.MaxPorts * 2 * d.config.MaxQue
 
 // openJournal: without it everything works but the restart under packed rings.
 func (d *Daemon) openJournal() {
-	err := os.MkdirAll(d.config.StateDir, 0o755)
+	err := unixsocket.MakeDirectory(d.config.StateDir)
 	if err == nil {
 		d.journal, err = vhost.OpenJournal(filepath.Join(d.config.StateDir, "rings.journal"), d.mostRings(), d.log)
 	}
@@ -169,10 +209,11 @@ func (d *Daemon) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.answer(ctx, control.NewServer(listener, d, d.log))
+	d.answer(ctx, control.NewServer(listener, d, d.budget, d.log))
 	if err := d.serveBroker(ctx); err != nil {
 		return err
 	}
+	go d.keepPorts(ctx)
 	if d.config.Stats > 0 {
 		go d.showStats(ctx)
 	}
@@ -186,7 +227,7 @@ func (d *Daemon) controlSocket() (net.Listener, error) {
 	if l, err := inherited("control"); l != nil || err != nil {
 		return l, err
 	}
-	if err := os.MkdirAll(filepath.Dir(d.config.ControlSocket), 0o755); err != nil {
+	if err := unixsocket.MakeDirectory(filepath.Dir(d.config.ControlSocket)); err != nil {
 		return nil, fmt.Errorf("directory of the control socket: %w", err)
 	}
 	return unixsocket.Listen(d.config.ControlSocket, unixsocket.Access{Group: d.config.SocketGroup})
@@ -194,6 +235,9 @@ func (d *Daemon) controlSocket() (net.Listener, error) {
 
 // answer serves requests until ctx ends.
 func (d *Daemon) answer(ctx context.Context, s *control.Server) {
+	d.mu.Lock()
+	d.servers = append(d.servers, s)
+	d.mu.Unlock()
 	go func() {
 		if err := s.Serve(ctx); err != nil {
 			d.fail(err)

@@ -30,23 +30,58 @@ type plug struct {
 
 // Connect gives a device a port. A named port takes one device at a time.
 func (d *Daemon) Connect(c vhost.Connection) (vhost.Port, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if c.Name != "" {
-		for id, p := range d.plugged {
-			if p.connection.Name == c.Name {
-				return nil, fmt.Errorf("port %q is in use by device %d (pid %d); a named port takes one device at a time", c.Name, id,
-					p.connection.Peer.PID)
-			}
-		}
-	}
-	port, err := d.sw.AddPort(c.Fail)
-	if err != nil {
+	p := &plug{daemon: d, connection: c, since: time.Now(), mtu: d.config.MTU}
+	if err := d.reserve(p); err != nil {
 		return nil, err
 	}
-	p := &plug{daemon: d, port: port, connection: c, since: time.Now(), mtu: d.config.MTU}
+	port, err := d.sw.AddPort(c.Fail) // may have to wait for the workers: nothing is locked
+	if err != nil {
+		d.release(p)
+		return nil, err
+	}
+	p.port = port
+	d.mu.Lock()
 	d.plugged[port.ID()] = p
+	d.mu.Unlock()
 	return p, nil
+}
+
+// reserve takes the name of a named port for a device.
+func (d *Daemon) reserve(p *plug) error {
+	c := p.connection
+	if c.Name == "" {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if other := d.byName[c.Name]; other != nil {
+		return fmt.Errorf("port %q is in use by pid %d (user %d); a named port takes one device at a time", c.Name, other.connection.Peer.PID,
+			other.connection.Peer.UID)
+	}
+	d.byName[c.Name] = p
+	d.markUsed(c.Name)
+	return nil
+}
+
+// release gives the name back, if it is still the device's.
+func (d *Daemon) release(p *plug) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p.port != nil && d.plugged[p.port.ID()] == p {
+		delete(d.plugged, p.port.ID())
+	}
+	if name := p.connection.Name; name != "" && d.byName[name] == p {
+		delete(d.byName, name)
+		d.markUsed(name)
+	}
+}
+
+// markUsed notes that a named port is of use. The caller holds mu.
+func (d *Daemon) markUsed(name string) {
+	if n := d.named[name]; n != nil {
+		now := time.Now()
+		n.Used = &now
+	}
 }
 
 // ID is the port's identifier.
@@ -82,9 +117,7 @@ func (p *plug) SetMTU(mtu int) error {
 
 // Close gives the port back.
 func (p *plug) Close() {
-	p.daemon.mu.Lock()
-	delete(p.daemon.plugged, p.port.ID())
-	p.daemon.mu.Unlock()
+	p.daemon.release(p)
 	p.port.Close()
 	p.mu.Lock()
 	p.update = vhost.Update{}

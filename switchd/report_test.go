@@ -8,7 +8,7 @@ import (
 )
 
 // silent is an output that nobody reads.
-func silent(t *testing.T) *logging.Output {
+func silent(t testing.TB) *logging.Output {
 	t.Helper()
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"vhostkit/switchd/control"
 	"vhostkit/switchd/unixsocket"
@@ -36,6 +37,8 @@ type namedPort struct {
 	GID *int `json:"gid,omitempty"`
 	// Asked is the user whose QEMU asked for the port; nil is the administrator.
 	Asked *int `json:"asked,omitempty"`
+	// Used is when a device came or went last, as far as it was written down.
+	Used *time.Time `json:"used,omitempty"`
 }
 
 func (d *Daemon) socketOf(name string) string { return filepath.Join(d.config.SocketDir, name+".sock") }
@@ -56,7 +59,7 @@ func (d *Daemon) openSocket(path string, p namedPort) error {
 	s := &socket{path: path, name: name, cancel: cancel, done: make(chan struct{})}
 	serve := func() error { return user.Connect(ctx, c) }
 	if !d.config.Client || name != "" {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		if err := unixsocket.MakeDirectory(filepath.Dir(path)); err != nil {
 			cancel()
 			return fmt.Errorf("directory of socket %s: %w", path, err)
 		}
@@ -79,22 +82,30 @@ func (d *Daemon) openSocket(path string, p namedPort) error {
 	return nil
 }
 
-// close ends the socket and its devices.
-func (s *socket) close() {
-	s.cancel()
-	<-s.done
-}
-
-func (d *Daemon) closeSockets() {
+// closeSockets ends all sockets and their devices at once, and tells whether that was done by the deadline.
+func (d *Daemon) closeSockets(deadline time.Time) bool {
 	d.mu.Lock()
 	var all []*socket
 	for _, s := range d.sockets {
 		all = append(all, s)
 	}
+	for s := range d.leaving {
+		all = append(all, s)
+	}
 	d.mu.Unlock()
 	for _, s := range all {
-		s.close()
+		s.cancel()
 	}
+	var left []string
+	for _, s := range all {
+		if !s.waitFor(deadline) {
+			left = append(left, s.path)
+		}
+	}
+	if len(left) > 0 {
+		d.log.Error("devices do not end: the kernel waits for their front-ends; going on without them", "sockets", left[:min(len(left), 10)], "number", len(left))
+	}
+	return len(left) == 0
 }
 
 // AddPort makes a named port with a socket of its own and remembers it.
@@ -104,64 +115,53 @@ func (d *Daemon) AddPort(_ context.Context, r control.AddPortRequest) (control.P
 			return control.Port{}, fmt.Errorf("%w: user or group %d", control.ErrBadRequest, *id)
 		}
 	}
-	d.persistMu.Lock()
-	defer d.persistMu.Unlock()
 	return d.addPort(namedPort{Name: r.Name, UID: r.UID, GID: r.GID})
 }
 
-// addPort needs persistMu.
-func (d *Daemon) addPort(n namedPort) (control.Port, error) {
-	if !portName.MatchString(n.Name) {
+// addPort makes a port. The name is taken at once; nothing is locked while the socket is made and the name is written down.
+func (d *Daemon) addPort(p namedPort) (control.Port, error) {
+	if !portName.MatchString(p.Name) {
 		return control.Port{}, fmt.Errorf("%w: port name %q: want 1 to 63 letters, digits, '.', '_' and '-', the first a letter",
-			control.ErrBadRequest, n.Name)
+			control.ErrBadRequest, p.Name)
 	}
+	n := &namedState{namedPort: p, ready: make(chan struct{}), since: time.Now()}
+	defer close(n.ready)
 	d.mu.Lock()
-	_, exists := d.named[n.Name]
-	d.mu.Unlock()
-	if exists {
-		return control.Port{}, fmt.Errorf("%w: port %q", control.ErrExists, n.Name)
+	giveUp, err := "", error(nil)
+	if d.named[p.Name] != nil {
+		err = fmt.Errorf("%w: port %q", control.ErrExists, p.Name)
+	} else if p.Asked != nil {
+		giveUp, err = d.mayAsk(*p.Asked, n.since)
 	}
-	path := d.socketOf(n.Name)
-	if err := d.openSocket(path, n); err != nil {
+	if err == nil {
+		d.named[p.Name] = n
+	}
+	d.mu.Unlock()
+	if err != nil {
 		return control.Port{}, err
 	}
-	d.mu.Lock()
-	d.named[n.Name] = n
-	d.mu.Unlock()
-	if err := d.persistPorts(); err != nil {
-		d.dropNamed(n.Name)
+	if giveUp != "" {
+		if s := d.forget(giveUp); s != nil {
+			s.cancel()
+			d.log.Info("port given up for another one: no device uses it; a guest that starts again gets it again", "name", giveUp, "for", p.Name)
+		}
+	}
+	path := d.socketOf(p.Name)
+	err = d.openSocket(path, p)
+	if err == nil {
+		err = d.persistPorts()
+	}
+	if err != nil {
+		if s := d.forget(p.Name); s != nil {
+			s.cancel()
+		}
+		if e := d.persistPorts(); e != nil { // another one's writing may have had the name
+			d.log.Warn("remembering the ports", "error", e)
+		}
 		return control.Port{}, err
 	}
-	d.log.Info("port added", "name", n.Name, "socket", path)
-	p, _ := d.portByName(n.Name)
-	return p, nil
-}
-
-// RemovePort closes a named port's socket and its device, and forgets it.
-func (d *Daemon) RemovePort(_ context.Context, name string) error {
-	d.persistMu.Lock()
-	defer d.persistMu.Unlock()
-	if !d.dropNamed(name) {
-		return fmt.Errorf("%w: port %q; vhostctl ports lists them", control.ErrNotFound, name)
-	}
-	d.log.Info("port removed", "name", name)
-	return d.persistPorts()
-}
-
-func (d *Daemon) dropNamed(name string) bool {
-	d.mu.Lock()
-	_, ok := d.named[name]
-	path := d.socketOf(name)
-	s := d.sockets[path]
-	if ok {
-		delete(d.named, name)
-		delete(d.sockets, path)
-	}
-	d.mu.Unlock()
-	if ok && s != nil {
-		s.close()
-	}
-	return ok
+	d.log.Info("port added", "name", p.Name, "socket", path)
+	return disconnected(p.Name, path), nil
 }
 
 // portsFile is what persists of the named ports.
@@ -180,12 +180,24 @@ func (n *namedPort) UnmarshalJSON(data []byte) error {
 
 func (d *Daemon) portsPath() string { return filepath.Join(d.config.StateDir, "ports.json") }
 
-// persistPorts writes the file anew and puts it in place at once.
+// persistPorts writes the file anew and puts it in place at once. Who comes while it is written waits for the next writing, which is for
+// all that came until then.
 func (d *Daemon) persistPorts() error {
 	d.mu.Lock()
+	d.changes++
+	wanted := d.changes
+	d.mu.Unlock()
+	d.persistMu.Lock() // held for the disk only
+	defer d.persistMu.Unlock()
+	d.mu.Lock()
+	if d.written >= wanted {
+		d.mu.Unlock()
+		return nil
+	}
+	contained := d.changes
 	file := portsFile{Ports: []namedPort{}}
 	for _, n := range d.named {
-		file.Ports = append(file.Ports, n)
+		file.Ports = append(file.Ports, n.namedPort)
 	}
 	d.mu.Unlock()
 	slices.SortFunc(file.Ports, func(a, b namedPort) int { return strings.Compare(a.Name, b.Name) })
@@ -196,7 +208,7 @@ func (d *Daemon) persistPorts() error {
 	fail := func(err error) error {
 		return fmt.Errorf("remembering the ports in %s: %w (option --state-dir names another directory)", d.portsPath(), err)
 	}
-	if err := os.MkdirAll(d.config.StateDir, 0o755); err != nil {
+	if err := unixsocket.MakeDirectory(d.config.StateDir); err != nil {
 		return fail(err)
 	}
 	f, err := os.CreateTemp(d.config.StateDir, ".ports-*")
@@ -211,6 +223,9 @@ func (d *Daemon) persistPorts() error {
 	if err := os.Rename(f.Name(), d.portsPath()); err != nil {
 		return fail(err)
 	}
+	d.mu.Lock()
+	d.written = contained
+	d.mu.Unlock()
 	return nil
 }
 
@@ -224,8 +239,10 @@ func (d *Daemon) restorePorts() error {
 		if err := d.openSocket(d.socketOf(n.Name), n); err != nil {
 			return err
 		}
+		state := &namedState{namedPort: n, ready: make(chan struct{}), since: time.Now()}
+		close(state.ready)
 		d.mu.Lock()
-		d.named[n.Name] = n
+		d.named[n.Name] = state
 		d.mu.Unlock()
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime/pprof"
 	"syscall"
+	"time"
 
 	"vhostkit/switchd"
 	"vhostkit/switchd/logging"
@@ -33,6 +34,9 @@ func run(args []string) int {
 	}
 	if err == nil {
 		err = config.Validate()
+	}
+	if err == nil {
+		_, err = config.Limits()
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "switchd: %v\nswitchd --help shows the options.\n", err)
@@ -62,7 +66,7 @@ func run(args []string) int {
 // parse reads either kind of command line. done means that it asked for nothing but information.
 func parse(args []string) (config switchd.Config, done bool, err error) {
 	if switchd.IsLegacy(args) {
-		defaults := switchd.DefaultConfig()
+		defaults := switchd.LegacyDefaults()
 		if err := loadDefaultFile(&defaults); err != nil {
 			return config, false, err
 		}
@@ -101,7 +105,11 @@ func serve(config switchd.Config, args []string, out *logging.Output, level *slo
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // from now on a signal has its default effect
+	context.AfterFunc(ctx, stop)    // from now on a signal has its default effect
+	context.AfterFunc(ctx, func() { // whatever hangs, even the log
+		time.Sleep(switchd.StopTimeout + time.Second)
+		os.Exit(exitFailure)
+	})
 	d, err := switchd.New(config, out)
 	if err != nil {
 		return err

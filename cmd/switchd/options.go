@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"vhostkit/switchd"
+	"vhostkit/switchd/budget"
 	"vhostkit/templates/man"
 )
 
@@ -126,6 +127,9 @@ func flags(d switchd.Config) []cli.Flag {
 		&cli.StringFlag{Name: "portmask", Aliases: []string{"p"}, Usage: "hexadecimal `MASK` of the 82599 to use"},
 		number("stats", "print statistics every `N` seconds; 0: never", 0),
 		number("max-queue-pairs", "per device", d.MaxQueuePairs),
+		number("max-ports", "`N` devices at once, each with all its queue pairs; 0: as many as fit, up to "+strconv.Itoa(budget.DefaultPorts), 0),
+		&cli.GenericFlag{Name: "max-guest-memory", Usage: "most memory of one guest, in `BYTES` or with K, M, G, T: a front-end that claims more is refused, " +
+			"so that none uses up the switch's addresses; 0: twice the host's RAM and swap", Value: new(switchd.ByteSize)},
 		number("mac-limit", "addresses per port", d.MACLimit),
 		number("address-age", "forget an address after so many `SECONDS` of silence, unless it is a port's newest; 0: never",
 			d.AddressAge),
@@ -180,7 +184,7 @@ func override(c *cli.Context, config *switchd.Config) error {
 	for name, to := range map[string]*int{
 		"uplink-queues": &config.UplinkQueues, "vm2vm": &config.VM2VM, "mtu": &config.MTU, "rx-retry-num": &config.RxRetryNum,
 		"rx-retry-delay": &config.RxRetryDelay, "vlan-base": &config.VLANBase, "stats": &config.Stats,
-		"max-queue-pairs": &config.MaxQueuePairs, "mac-limit": &config.MACLimit, "address-age": &config.AddressAge,
+		"max-queue-pairs": &config.MaxQueuePairs, "max-ports": &config.MaxPorts, "mac-limit": &config.MACLimit, "address-age": &config.AddressAge,
 	} {
 		if c.IsSet(name) {
 			*to = c.Int(name)
@@ -211,6 +215,11 @@ func override(c *cli.Context, config *switchd.Config) error {
 }
 
 func overrideParsed(c *cli.Context, config *switchd.Config) (err error) {
+	if c.IsSet("max-guest-memory") {
+		if err := config.MaxGuestMemory.Set(c.String("max-guest-memory")); err != nil {
+			return fmt.Errorf("%w: --max-guest-memory %w", switchd.ErrUsage, err)
+		}
+	}
 	if c.IsSet("cores") {
 		if config.Cores, err = switchd.ParseCores(c.String("cores")); err != nil {
 			return fmt.Errorf("%w: --%w", switchd.ErrUsage, err)

@@ -212,6 +212,7 @@ func statsTable(w io.Writer, s control.Stats, before *control.Stats) {
 			row(k.Index, number(k.Core), k.Rings, fmt.Sprintf("%.1f%%", 100*busy), k.Polls, k.Sleeps)
 		}
 	})
+	budgetsTable(w, s.Budgets)
 }
 
 // uplinkTable shows the interface to the outside: its link, what passed on the wire (where it is a card of the switch's own), and what did not.

@@ -19,6 +19,7 @@ func switchdChecks() []Check {
 		{ID: "uplink", Group: "switchd", Title: "the uplink is up", Scope: Host, Run: onSwitch(checkUplink)},
 		{ID: "ports-failed", Group: "switchd", Title: "no port was stopped", Scope: Host, Run: onSwitch(checkFailed)},
 		{ID: "ports-mtu", Group: "switchd", Title: "the ports have one MTU", Scope: Host, Run: onSwitch(checkMTUs)},
+		{ID: "budgets", Group: "switchd", Title: "there is room for more guests", Scope: Host, Run: onSwitch(checkBudgets)},
 		{ID: "drops", Group: "switchd", Title: "no frames are being dropped", Scope: Host, Run: onSwitch(checkDrops)},
 	}
 }

@@ -281,6 +281,13 @@ var hostScenarios = []scenario{
 	}, Warn, "1500: vm1-net0 uplink vhk0; 9000: 1", "mtu 1500"},
 	{"ports-mtu", "nobody", func(r *rig) { r.sw.after.Ports = nil }, NotApplicable, "", ""},
 
+	{"budgets", "an older switchd", nil, NotApplicable, "", ""},
+	{"budgets", "room", func(r *rig) {
+		r.sw.after.Budgets = []control.Budget{{Resource: "ports", Used: 5, Limit: 100, LimitPerUser: 75, BusiestUser: 107, BusiestUsed: 5}}
+	}, OK, "1 resources", ""},
+	{"budgets", "used up", func(r *rig) {
+		r.sw.after.Budgets = []control.Budget{{Resource: "ports", Used: 80, Limit: 100, LimitPerUser: 75, BusiestUser: 107, BusiestUsed: 75}}
+	}, Fail, "user 107 has 75 of the 75", "--max-ports"},
 	{"drops", "none", nil, OK, "no drop counter rises", ""},
 	{"drops", "rising", func(r *rig) { r.port().Queues[0].RX.Drops = map[string]uint64{"ring_full": 7} }, Warn, "vm1-net0: rx ring_full +7", "rx_queue_size"},
 	{"drops", "not any more", func(r *rig) {

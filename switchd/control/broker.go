@@ -11,6 +11,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"vhostkit/switchd/budget"
 )
 
 // Broker is what processes that are not to be trusted with the control socket may ask for: QEMU's, before qemu-wrap becomes QEMU.
@@ -46,7 +48,7 @@ func withCaller(ctx context.Context, c net.Conn) context.Context {
 
 // peerOf asks the kernel for the process that connected (SO_PEERCRED, unix(7)).
 func peerOf(c net.Conn) (Peer, error) {
-	u, ok := c.(*net.UnixConn)
+	u, ok := unixConn(c)
 	if !ok {
 		return Peer{}, fmt.Errorf("connection of type %T", c)
 	}
@@ -64,9 +66,18 @@ func peerOf(c net.Conn) (Peer, error) {
 	return Peer{PID: int(cred.Pid), UID: int(cred.Uid), GID: int(cred.Gid)}, nil
 }
 
-// NewBrokerServer serves a Broker on a Unix listener, which it owns.
-func NewBrokerServer(l net.Listener, b Broker, log *slog.Logger) *Server {
-	s := &Server{log: log, listener: l}
+// unixConn finds the socket of a connection that the gate counts.
+func unixConn(c net.Conn) (*net.UnixConn, bool) {
+	if counted, ok := c.(*guest); ok {
+		c = counted.Conn
+	}
+	u, ok := c.(*net.UnixConn)
+	return u, ok
+}
+
+// NewBrokerServer serves a Broker on a Unix listener, which it owns. Connections are counted in the budget, which may be nil, to their users.
+func NewBrokerServer(l net.Listener, b Broker, books *budget.Budget, log *slog.Logger) *Server {
+	s := &Server{log: log, broker: true, gate: newGate(l, books, false, log)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/version", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, http.StatusOK, b.Version()) })
 	mux.HandleFunc("PUT /v1/plugs/{name}", func(w http.ResponseWriter, r *http.Request) {
@@ -121,7 +132,7 @@ func sendFile(w http.ResponseWriter, f *os.File) error {
 		return err
 	}
 	defer conn.Close()
-	u, ok := conn.(*net.UnixConn)
+	u, ok := unixConn(conn)
 	if !ok {
 		return fmt.Errorf("connection of type %T", conn)
 	}

@@ -51,7 +51,7 @@ func TestBroker(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(testContext(t))
 	done := make(chan error, 1)
-	go func() { done <- control.NewBrokerServer(l, b, slog.New(slog.DiscardHandler)).Serve(ctx) }()
+	go func() { done <- control.NewBrokerServer(l, b, nil, slog.New(slog.DiscardHandler)).Serve(ctx) }()
 	defer func() {
 		stop()
 		if err := <-done; err != nil {

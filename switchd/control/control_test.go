@@ -88,7 +88,7 @@ func serve(t *testing.T) (path string, stop func()) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	server := control.NewServer(l, &fakeBackend{named: map[string]bool{}}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	server := control.NewServer(l, &fakeBackend{named: map[string]bool{}}, nil, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	go func() { done <- server.Serve(ctx) }()
 	stop = sync.OnceFunc(func() {
 		cancel()

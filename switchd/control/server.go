@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"vhostkit/switchd/budget"
 	"vhostkit/switchd/unixsocket"
 )
 
@@ -19,35 +20,44 @@ const maxBody = 64 << 10
 
 // Server serves a Backend on a listener.
 type Server struct {
-	backend  Backend
-	log      *slog.Logger
-	listener net.Listener
-	handle   http.Handler
+	backend Backend
+	log     *slog.Logger
+	gate    *gate
+	broker  bool // for QEMU processes
+	handle  http.Handler
 }
 
-// NewServer serves on a Unix listener, which it owns; who may connect is decided by the socket file's mode.
-func NewServer(l net.Listener, b Backend, log *slog.Logger) *Server {
-	s := &Server{backend: b, log: log, listener: l}
+// NewServer serves on a Unix listener, which it owns; who may connect is decided by the socket file's mode. Connections are counted in the
+// budget, which may be nil; those of root and of this process's user may use its reserve.
+func NewServer(l net.Listener, b Backend, books *budget.Budget, log *slog.Logger) *Server {
+	s := &Server{backend: b, log: log, gate: newGate(l, books, true, log)}
 	s.handle = s.handler()
 	return s
 }
 
+// Requests tells how many connections were served, made to wait, and refused.
+func (s *Server) Requests() RequestStats { return s.gate.stats() }
+
 // Serve answers until ctx ends.
 func (s *Server) Serve(ctx context.Context) error {
-	log := s.log.With("socket", s.listener.Addr().String()) // whose budget of lines net/http's complaints come out of
+	log := s.log.With("socket", s.gate.Addr().String()) // whose budget of lines net/http's complaints come out of
 	server := &http.Server{
 		Handler: s.handle, ConnContext: withCaller, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
-		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		IdleTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	if s.broker { // whoever asks there has one question, and many others wait
+		server.ReadHeaderTimeout, server.ReadTimeout, server.WriteTimeout = 2*time.Second, 3*time.Second, 10*time.Second
+		server.SetKeepAlivesEnabled(false)
 	}
 	stop := context.AfterFunc(ctx, func() {
 		shutdown, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		if server.Shutdown(shutdown) != nil {
-			server.Close()
+			go server.Close() // may wait in the kernel for what somebody sent
 		}
 	})
 	defer stop()
-	if err := server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(s.gate); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("control socket: %w", err)
 	}
 	return nil
@@ -150,6 +160,8 @@ func (s *Server) refuse(w http.ResponseWriter, err error) {
 		status, hint = http.StatusConflict, "another process serves that socket: stop it, or choose another name"
 	case errors.As(err, &tooLarge):
 		status, hint = http.StatusRequestEntityTooLarge, fmt.Sprintf("at most %d bytes", tooLarge.Limit)
+	case errors.Is(err, ErrBusy):
+		status, hint = http.StatusConflict, "try again in some seconds"
 	case errors.Is(err, ErrForbidden):
 		status = http.StatusForbidden
 	case errors.Is(err, ErrBadRequest):

@@ -9,7 +9,7 @@
 //	GET    /v1/fdb              list of FDBEntry
 //
 // An error is {"error": "what went wrong", "hint": "what to do"} with status 400 (bad request), 404 (no such port), 405 (no such
-// method), 409 (exists already, or its socket is in use), 413 (body over 64 KiB) or 500. Fields are added to these types, never changed or removed, within /v1.
+// method), 409 (exists already, its socket is in use, or it is just being closed), 413 (body over 64 KiB) or 500. Fields are added to these types, never changed or removed, within /v1.
 package control
 
 import (
@@ -24,6 +24,7 @@ var (
 	ErrExists     = errors.New("exists already")
 	ErrBadRequest = errors.New("bad request")
 	ErrForbidden  = errors.New("not allowed")
+	ErrBusy       = errors.New("busy")
 )
 
 // Backend answers the requests. The daemon implements it.
@@ -205,6 +206,29 @@ type Stats struct {
 	Own           QueueStats  `json:"own"`  // frames that the switch itself sent
 	Workers       []Worker    `json:"workers"`
 	Runtime       Runtime     `json:"runtime"`
+	Budgets       []Budget    `json:"budgets,omitempty"`
+	// Requests are the connections to the control socket and to the one for QEMU.
+	Requests RequestStats `json:"requests"`
+}
+
+// Budget is what foreigners may make the switch take of something, and have taken (package budget). Sizes are bytes.
+type Budget struct {
+	Resource       string `json:"resource"`
+	Used           uint64 `json:"used"`
+	Most           uint64 `json:"most"` // at any time since the start
+	Limit          uint64 `json:"limit"`
+	Reserve        uint64 `json:"reserve"` // part of Limit for the administrator and named ports only
+	LimitPerUser   uint64 `json:"limit_per_user"`
+	LimitPerDevice uint64 `json:"limit_per_device"`
+	BusiestUser    int    `json:"busiest_user"` // -1: nobody has any
+	BusiestUsed    uint64 `json:"busiest_used"`
+}
+
+// RequestStats count connections.
+type RequestStats struct {
+	Accepted uint64 `json:"accepted"`
+	Waited   uint64 `json:"waited"`  // for their turn
+	Refused  uint64 `json:"refused"` // too many at a time
 }
 
 // Runtime is what the garbage collector did since the start: the data plane makes no garbage, so in steady traffic nothing here grows.

@@ -2,6 +2,7 @@
 package unixsocket
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,30 +46,62 @@ func Listen(path string, access Access) (*Listener, error) {
 	}
 	temporary := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.%d", filepath.Base(path), os.Getpid()))
 	_ = os.Remove(temporary)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
+	l, err := bind(temporary)
 	if err != nil {
 		return nil, fmt.Errorf("making socket %s: %w (does the directory exist, and may this user write there?)", path, err)
 	}
-	l.SetUnlinkOnClose(false)
-	fail := func(err error) (*Listener, error) {
+	inode, err := access.permit(temporary)
+	if err == nil {
+		err = os.Rename(temporary, path)
+	}
+	if err != nil {
 		l.Close()
 		os.Remove(temporary)
+		return nil, fmt.Errorf("putting socket %s in place: %w", path, err)
+	}
+	return &Listener{UnixListener: l, path: path, inode: inode}, nil
+}
+
+// bind makes a socket that nobody may connect to yet. Linux gives the file the mode that the socket itself has, without the umask's bits.
+func bind(path string) (*net.UnixListener, error) {
+	closed := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if e := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0) }); e != nil {
+			return e
+		}
+		return err
+	}}
+	l, err := closed.Listen(context.Background(), "unix", path)
+	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(temporary, access.Mode); err != nil {
-		return fail(fmt.Errorf("mode of socket %s: %w", path, err))
+	u := l.(*net.UnixListener)
+	u.SetUnlinkOnClose(false)
+	return u, nil
+}
+
+// permit gives the socket that bind made its owner and mode, and tells its inode. The file is opened first and changed through its
+// descriptor: in a directory of somebody else's the name may have become a link to another file.
+func (a Access) permit(path string) (inode uint64, err error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
 	}
-	if err := access.own(temporary); err != nil {
-		return fail(fmt.Errorf("owner of socket %s: %w", path, err))
-	}
+	defer unix.Close(fd)
 	var st unix.Stat_t
-	if err := unix.Stat(temporary, &st); err != nil {
-		return fail(fmt.Errorf("socket %s: %w", path, err))
+	if err := unix.Fstat(fd, &st); err != nil {
+		return 0, err
 	}
-	if err := os.Rename(temporary, path); err != nil {
-		return fail(fmt.Errorf("putting socket %s in place: %w", path, err))
+	if st.Mode != unix.S_IFSOCK || st.Nlink != 1 || int(st.Uid) != os.Geteuid() {
+		return 0, fmt.Errorf("%s was replaced while it was made: choose a directory that only switchd's user can write to", path)
 	}
-	return &Listener{UnixListener: l, path: path, inode: st.Ino}, nil
+	if err := a.own(fd); err != nil {
+		return 0, fmt.Errorf("owner: %w", err)
+	}
+	if err := os.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), a.Mode); err != nil {
+		return 0, fmt.Errorf("mode: %w", err)
+	}
+	return st.Ino, nil
 }
 
 // checkStale makes sure that a file at the path is a socket that nobody serves.
@@ -93,8 +127,8 @@ func checkStale(path string) error {
 	return nil
 }
 
-// own gives the file its owner and group.
-func (a Access) own(path string) error {
+// own gives the open file its owner and group.
+func (a Access) own(fd int) error {
 	uid, gid := -1, -1
 	if a.UID != nil {
 		uid = *a.UID
@@ -108,7 +142,7 @@ func (a Access) own(path string) error {
 	if uid < 0 && gid < 0 {
 		return nil
 	}
-	return os.Chown(path, uid, gid)
+	return unix.Fchownat(fd, "", uid, gid, unix.AT_EMPTY_PATH)
 }
 
 // GroupID is the number of a group given by name or number.
