@@ -38,6 +38,7 @@ type Daemon struct {
 	named     map[string]namedPort // the ports that have a socket of their own
 	persistMu sync.Mutex           // one change of the named ports at a time
 	plugged   map[int]*plug        // connected devices by port
+	history   history              // devices that are gone
 	serveCtx  context.Context      // sockets live as long as this; set by Run
 	failed    chan error           // the first part that stopped by itself
 }
@@ -49,7 +50,7 @@ func New(config Config, log *slog.Logger) (*Daemon, error) {
 	}
 	d := &Daemon{
 		config: config, log: log, started: time.Now(),
-		sockets: map[string]*socket{}, named: map[string]namedPort{}, plugged: map[int]*plug{}, failed: make(chan error, 1),
+		sockets: map[string]*socket{}, named: map[string]namedPort{}, plugged: map[int]*plug{}, history: newHistory(), failed: make(chan error, 1),
 		options: vhost.Options{
 			Mergeable: config.Mergeable, TxCsum: config.TxCsum, TSO: config.TSO, Promiscuous: config.Promiscuous,
 			MaxQueuePairs: config.MaxQueuePairs, MTU: config.MTU,

@@ -155,6 +155,7 @@ func (d *Daemon) dropNamed(name string) bool {
 	s := d.sockets[path]
 	if ok {
 		delete(d.named, name)
+		d.history.forget(name)
 		delete(d.sockets, path)
 	}
 	d.mu.Unlock()

@@ -26,6 +26,7 @@ type Switch struct {
 	table   atomic.Pointer[table]
 	workers []*worker
 	running atomic.Bool
+	quiet   quiescence
 
 	// mu is held while the control side waits for the workers. What workers wait for must therefore never be held by somebody who waits for mu:
 	// fdb.mu comes after it, and the guard's goroutine, which frees workers, does without.

@@ -22,7 +22,9 @@ type worker struct {
 	core    int  // -1: not pinned
 	alone   bool // there is no other worker
 	passed  atomic.Uint64
-	watched uint64 // rounds at the last look of Alive
+	quiet   atomic.Uint64 // the number of quiescence that it has passed
+	seen    uint64        // the same, for the worker itself
+	watched uint64        // rounds at the last look of Alive
 	stats   workerStats
 	guard   guard
 
@@ -115,6 +117,10 @@ func (w *worker) run() {
 func (w *worker) adopt() bool {
 	t := w.sw.table.Load()
 	w.addresses = w.sw.fdb.table.Load()
+	if asked := w.sw.quiet.asked.Load(); asked != w.seen {
+		w.seen = asked
+		w.pass(asked)
+	}
 	if t == w.table {
 		return true
 	}
@@ -128,6 +134,9 @@ func (w *worker) adopt() bool {
 		w.wakeFresh()
 	}
 	w.passed.Store(t.epoch)
+	if t.closed {
+		w.quiet.Store(neverAgain)
+	}
 	return !t.closed
 }
 

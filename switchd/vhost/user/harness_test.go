@@ -16,6 +16,7 @@ import (
 
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/vhost"
+	"vhostkit/switchd/virtio"
 )
 
 // fakeSwitch stands for the data plane.
@@ -49,7 +50,10 @@ func (s *fakeSwitch) Announce(mac [6]byte) {
 	defer s.mu.Unlock()
 	s.macs = append(s.macs, mac)
 }
-func (s *fakeSwitch) SetMTU(int) error { return nil }
+func (s *fakeSwitch) Quiesce(*virtio.Queue) {}
+func (s *fakeSwitch) Waiting(string)        {}
+func (s *fakeSwitch) Stopped(error)         {}
+func (s *fakeSwitch) SetMTU(int) error      { return nil }
 func (s *fakeSwitch) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

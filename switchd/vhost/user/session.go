@@ -60,7 +60,8 @@ func serve(ctx context.Context, socket *net.UnixConn, c Config) {
 	case errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
 		log.Info("device disconnected", "error", err)
 	default:
-		log.Error("device stopped", "error", err)
+		log.Error("device stopped; the other ports are not affected", "error", err)
+		port.Stopped(err)
 	}
 }
 
