@@ -85,6 +85,15 @@ type client struct {
 
 func newSession(t testing.TB) *client {
 	t.Helper()
+	log, sw := &bytes.Buffer{}, &fakeSwitch{}
+	c := newSessionOn(t, sw, slog.New(slog.NewTextHandler(log, nil)))
+	c.log, c.sw = log, sw
+	return c
+}
+
+// newSessionOn is a session on some switch.
+func newSessionOn(t testing.TB, sw vhost.Switch, log *slog.Logger) *client {
+	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -99,10 +108,10 @@ func newSession(t testing.TB) *client {
 		}
 		ends[i] = c.(*net.UnixConn)
 	}
-	c := &client{t: t, conn: ends[0], sw: &fakeSwitch{}, log: &bytes.Buffer{}, done: make(chan struct{})}
+	c := &client{t: t, conn: ends[0], done: make(chan struct{})}
 	config := Config{
-		Path: "test", Switch: c.sw, Options: vhost.Options{MaxQueuePairs: 2, Mergeable: true, MTU: 1500},
-		Log: slog.New(slog.NewTextHandler(c.log, nil)),
+		Path: "test", Switch: sw, Options: vhost.Options{MaxQueuePairs: 2, Mergeable: true, MTU: 1500},
+		Log: log,
 	}
 	go func() {
 		defer close(c.done)
