@@ -2,6 +2,7 @@ package switchd
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -22,13 +23,11 @@ func (d *Daemon) Version() control.VersionInfo {
 		SocketDir: d.config.SocketDir}
 }
 
-// Ports lists connected devices by identifier, then the named ports that have none.
+// Ports lists connected devices by identifier, then the named ports that have none, then devices of shared sockets that were stopped a short
+// while ago.
 func (d *Daemon) Ports() []control.Port {
 	d.mu.Lock()
-	plugged := map[int]*plug{}
-	for id, p := range d.plugged {
-		plugged[id] = p
-	}
+	plugged := maps.Clone(d.plugged)
 	waiting := map[string]string{}
 	for name := range d.named {
 		waiting[name] = d.socketOf(name)
@@ -41,15 +40,16 @@ func (d *Daemon) Ports() []control.Port {
 			delete(waiting, p.connection.Name)
 		}
 	}
-	names := make([]string, 0, len(waiting))
-	for name := range waiting {
-		names = append(names, name)
+	now := time.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := range list {
+		d.history.enrich(&list[i], now, d.lastRefusal(list[i].Name))
 	}
-	slices.Sort(names)
-	for _, name := range names {
-		list = append(list, disconnected(name, waiting[name]))
+	for _, name := range slices.Sorted(maps.Keys(waiting)) {
+		list = append(list, d.history.absent(name, waiting[name], d.lastRefusal(name)))
 	}
-	return list
+	return append(list, d.history.recent(now)...)
 }
 
 // disconnected describes a named port that waits for a device.
@@ -57,7 +57,7 @@ func disconnected(name, socket string) control.Port {
 	return control.Port{
 		ID: -1, Name: name, Socket: socket, Transport: "vhost-user", State: control.StateDisconnected,
 		MACs: []string{}, Workers: []int{}, Features: []string{}, ProtocolFeatures: []string{}, Memory: []control.MemoryRegion{},
-		Queues: []control.Queue{},
+		Queues: []control.Queue{}, Reason: "no front-end is connected",
 	}
 }
 
@@ -74,17 +74,18 @@ func (d *Daemon) portByName(name string) (control.Port, error) {
 // describe puts together what the switch and the device know of a port.
 func (p *plug) describe(st forward.PortStats) control.Port {
 	p.mu.Lock()
-	u, mtu, memory := p.update, p.mtu, p.memory
+	u, mtu, memory, waiting := p.update, p.mtu, p.memory, p.waiting
 	p.mu.Unlock()
 	c := p.connection
 	port := control.Port{
-		ID: st.ID, Name: c.Name, Socket: c.Socket, Transport: c.Transport, State: state(st), MACs: []string{}, VLAN: st.VLAN,
+		ID: st.ID, Name: c.Name, Socket: c.Socket, Transport: c.Transport, MACs: []string{}, VLAN: st.VLAN,
 		Workers: append([]int{}, st.Workers...), Connected: &p.since,
 		Peer:     &control.Peer{PID: c.Peer.PID, UID: c.Peer.UID, GID: c.Peer.GID, Comm: c.Peer.Comm},
 		Features: append([]string{}, u.Features.Names()...), FeaturesHex: fmt.Sprintf("%#x", uint64(u.Features)),
 		ProtocolFeatures: append([]string{}, user.ProtocolFeatureNames(u.ProtocolFeatures)...), Ring: "split",
 		Memory: append([]control.MemoryRegion{}, memory...), MTU: mtu, Queues: []control.Queue{},
 	}
+	port.State, port.Reason = state(st, waiting)
 	if u.Features.Has(virtio.VIRTIO_F_RING_PACKED) {
 		port.Ring = "packed"
 	}
@@ -111,16 +112,23 @@ func (p *plug) describe(st forward.PortStats) control.Port {
 	return port
 }
 
-func state(st forward.PortStats) string {
+// state tells how far a device has come, and what is missing. An address stays known for a while when its driver has gone: without a ring that is
+// worth nothing.
+func state(st forward.PortStats, waiting string) (state, reason string) {
 	switch {
 	case st.Failure != nil:
-		return control.StateFailed
+		return control.StateFailed, st.Failure.Error()
+	case st.RXRings+st.TXRings == 0:
+		if waiting == "" {
+			waiting = "driver not started (no ring runs)"
+		}
+		return control.StateConnected, waiting
 	case st.Ready:
-		return control.StateReady
-	case st.RXRings+st.TXRings > 0:
-		return control.StateLearning
+		return control.StateReady, ""
+	case st.TXRings == 0:
+		return control.StateLearning, "no transmit ring runs, so the guest's address is unknown"
 	}
-	return control.StateConnected
+	return control.StateLearning, "no frame yet: the guest has sent none, so its address is unknown"
 }
 
 func queueStats(s forward.QueueStats) control.QueueStats {

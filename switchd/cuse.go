@@ -106,7 +106,7 @@ func (d *Daemon) openDevices() error {
 }
 
 func (d *Daemon) openDevice(name string, access unixsocket.Access) error {
-	server, err := cuse.Open(cuse.Config{Name: name, Access: access, Switch: d, Options: d.options, Log: d.log})
+	server, err := cuse.Open(cuse.Config{Name: name, Access: access, Switch: d, Options: d.options, Log: d.log, Budget: d.budget})
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,7 @@ type Daemon struct {
 	leaving   map[*socket]bool       // of ports that were removed, while their devices have not ended
 	plugged   map[int]*plug          // connected devices by port
 	byName    map[string]*plug       // those of named ports; one that is just being connected has no port yet
+	history   history                // devices that are gone
 	askLimit  askLimit
 	changes   uint64     // of the named ports so far
 	written   uint64     // how many of them the file has
@@ -61,7 +62,7 @@ func New(config Config, out *logging.Output) (*Daemon, error) {
 	d := &Daemon{
 		config: config, out: out, log: log, started: time.Now(),
 		sockets: map[string]*socket{}, named: map[string]*namedState{}, plugged: map[int]*plug{},
-		byName: map[string]*plug{}, leaving: map[*socket]bool{}, failed: make(chan error, 1),
+		byName: map[string]*plug{}, leaving: map[*socket]bool{}, history: newHistory(), failed: make(chan error, 1),
 		options: vhost.Options{
 			Mergeable: config.Mergeable, TxCsum: config.TxCsum, TSO: config.TSO, Promiscuous: config.Promiscuous,
 			MaxQueuePairs: config.MaxQueuePairs, MTU: config.MTU, AnyFile: config.UnsafeMemoryFiles, Populator: guestmem.NewPopulator(),

@@ -13,6 +13,7 @@ import (
 	"vhostkit/switchd/uplink"
 	"vhostkit/switchd/uplink/tap"
 	"vhostkit/switchd/vhost"
+	"vhostkit/switchd/virtio"
 )
 
 // plug connects a vhost device to a port of the switch, which do not know each other, and remembers what vhostctl shows of it.
@@ -22,15 +23,19 @@ type plug struct {
 	connection vhost.Connection
 	since      time.Time
 
-	mu     sync.Mutex
-	update vhost.Update
-	memory []control.MemoryRegion // of update.Memory, which may be closed by the time somebody asks
-	mtu    int
+	mu      sync.Mutex
+	update  vhost.Update
+	memory  []control.MemoryRegion // of update.Memory, which may be closed by the time somebody asks
+	mtu     int
+	waiting string       // why no ring runs
+	gone    bool         // Close has been called
+	failure error        // why the device was stopped
+	last    control.Port // as it was when it was closed
 }
 
 // Connect gives a device a port. A named port takes one device at a time.
 func (d *Daemon) Connect(c vhost.Connection) (vhost.Port, error) {
-	p := &plug{daemon: d, connection: c, since: time.Now(), mtu: d.config.MTU}
+	p := &plug{daemon: d, connection: c, since: time.Now(), mtu: d.config.MTU, waiting: notStarted}
 	if err := d.reserve(p); err != nil {
 		return nil, err
 	}
@@ -84,6 +89,9 @@ func (d *Daemon) markUsed(name string) {
 	}
 }
 
+// notStarted is why a device that has just connected is not READY.
+const notStarted = "driver not started (the front-end has sent nothing yet)"
+
 // ID is the port's identifier.
 func (p *plug) ID() int { return p.port.ID() }
 
@@ -115,13 +123,54 @@ func (p *plug) SetMTU(mtu int) error {
 	return nil
 }
 
+// Quiesce waits for the workers.
+func (p *plug) Quiesce(q *virtio.Queue) { p.port.Quiesce(q) }
+
+// Waiting remembers why no ring runs.
+func (p *plug) Waiting(reason string) {
+	p.mu.Lock()
+	p.waiting = reason
+	p.mu.Unlock()
+}
+
+// Stopped has the device listed as FAILED after it is gone.
+func (p *plug) Stopped(err error) {
+	p.mu.Lock()
+	p.failure = err
+	gone := p.gone
+	p.mu.Unlock()
+	if gone {
+		p.remember()
+	}
+}
+
 // Close gives the port back.
 func (p *plug) Close() {
+	last := p.describe(p.port.Stats())
 	p.daemon.release(p)
 	p.port.Close()
 	p.mu.Lock()
-	p.update = vhost.Update{}
+	p.update, p.gone, p.last = vhost.Update{}, true, last
+	failed := p.failure != nil
 	p.mu.Unlock()
+	if failed {
+		p.remember()
+	} else if p.connection.Name != "" {
+		p.daemon.mu.Lock()
+		p.daemon.history.forget(p.connection.Name)
+		p.daemon.mu.Unlock()
+	}
+}
+
+// remember leaves the stopped device behind in the daemon's history.
+func (p *plug) remember() {
+	p.mu.Lock()
+	last := p.last
+	last.Error, last.Reason = p.failure.Error(), ""
+	p.mu.Unlock()
+	p.daemon.mu.Lock()
+	p.daemon.history.keep(last, time.Now())
+	p.daemon.mu.Unlock()
 }
 
 func (d *Daemon) maxMTU() int { return d.config.maxFrame() - ether.HeaderLen - 2*ether.TagLen }

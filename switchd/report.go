@@ -39,9 +39,7 @@ func (d *Daemon) report(e forward.Event) {
 			"error", e.Err)
 	case forward.EventNotLent:
 		d.log.Warn("the card cannot read this guest's memory; its frames are copied, as with --zero-copy 0", "port", e.Port, "error", e.Err)
-	case forward.EventFailed:
-		d.log.Error("device stopped: its guest or front-end broke the rules; the other ports are not affected", "port", e.Port,
-			"error", e.Err)
+	case forward.EventFailed: // the device's own session is told, and logs who it was
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 type socket struct {
 	path, name string
 	cancel     context.CancelFunc
+	tally      user.Tally
 	done       chan struct{}
 }
 
@@ -54,9 +55,10 @@ func (d *Daemon) openSocket(path string, p namedPort) error {
 	if p.GID != nil {
 		access.Group = strconv.Itoa(*p.GID)
 	}
-	c := user.Config{Path: path, Name: name, Access: access, Switch: d, Options: d.options, Journal: d.journal, Log: d.log}
+	c := user.Config{Path: path, Name: name, Access: access, Switch: d, Options: d.options, Journal: d.journal, Log: d.log, Budget: d.budget}
 	ctx, cancel := context.WithCancel(d.serveCtx)
 	s := &socket{path: path, name: name, cancel: cancel, done: make(chan struct{})}
+	c.Tally = &s.tally
 	serve := func() error { return user.Connect(ctx, c) }
 	if !d.config.Client || name != "" {
 		if err := unixsocket.MakeDirectory(filepath.Dir(path)); err != nil {

@@ -85,10 +85,37 @@ func portsTable(w io.Writer, ports []control.Port) {
 		}
 	})
 	for _, p := range ports {
-		if p.Error != "" {
-			fmt.Fprintf(w, "port %d: %s\n", p.ID, orDash(p.Error))
+		for _, line := range remarks(p) {
+			fmt.Fprintf(w, "port %s: %s\n", label(p), orDash(line))
 		}
 	}
+}
+
+// label names a port in remarks.
+func label(p control.Port) string {
+	if p.ID < 0 {
+		return orDash(p.Name)
+	}
+	return fmt.Sprint(p.ID)
+}
+
+// remarks say why a port is not READY, and what went wrong on it not long ago.
+func remarks(p control.Port) (lines []string) {
+	switch {
+	case p.Error != "" && p.Stopped != nil:
+		lines = append(lines, fmt.Sprintf("stopped %s ago: %s", time.Since(*p.Stopped).Round(time.Second), p.Error))
+	case p.Error != "":
+		lines = append(lines, p.Error)
+	case p.Reason != "":
+		lines = append(lines, p.Reason)
+	}
+	if p.LastError != "" {
+		lines = append(lines, "the device before was stopped: "+p.LastError)
+	}
+	if p.LastRefusal != "" && !strings.Contains(p.Reason, p.LastRefusal) {
+		lines = append(lines, "the last connection was refused: "+p.LastRefusal)
+	}
+	return lines
 }
 
 func macs(list []string) string {
@@ -109,8 +136,8 @@ func portDetails(w io.Writer, p control.Port) {
 	line("port", "%s", number(p.ID))
 	line("name", "%s", orDash(p.Name))
 	line("state", "%s", p.State)
-	if p.Error != "" {
-		line("error", "%s", orDash(p.Error))
+	for _, text := range remarks(p) {
+		line("remark", "%s", orDash(text))
 	}
 	line("socket", "%s (%s)", p.Socket, p.Transport)
 	if p.Peer != nil {
@@ -176,7 +203,7 @@ func statsTable(w io.Writer, s control.Stats, before *control.Stats) {
 	}
 	table(w, "PORT STATE RX-PACKETS RX-PPS RX-DROPPED RX-RETRIES TX-PACKETS TX-PPS TX-DROPPED DROP-REASONS", func(row func(...any)) {
 		for _, p := range s.Ports {
-			if p.ID < 0 {
+			if p.ID < 0 || p.Stopped != nil {
 				continue
 			}
 			rx, tx := total(p)

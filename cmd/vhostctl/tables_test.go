@@ -117,3 +117,25 @@ func TestUplinkTable(t *testing.T) {
 		}
 	}
 }
+
+// TestPortsSayWhy: under the table, for each port that is not READY; a stopped device has no counters to show.
+func TestPortsSayWhy(t *testing.T) {
+	now := time.Now()
+	ports := []control.Port{
+		{ID: 3, State: control.StateConnected, Reason: "no ring enabled", Connected: &now},
+		{ID: -1, Name: "vm1", State: control.StateDisconnected, Reason: "no front-end is connected", LastRefusal: "in use"},
+		{ID: 9, State: control.StateFailed, Error: "bad ring", Stopped: &now},
+	}
+	var b strings.Builder
+	portsTable(&b, ports)
+	for _, want := range []string{"port 3: no ring enabled\n", "port vm1: no front-end", "port vm1: the last connection was refused: in use\n", "port 9: stopped 0s ago: bad ring\n"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, &b)
+		}
+	}
+	b.Reset()
+	statsTable(&b, control.Stats{Ports: ports}, nil)
+	if strings.Contains(b.String(), "FAILED") {
+		t.Errorf("a device that is gone has counters:\n%s", &b)
+	}
+}

@@ -181,7 +181,7 @@ func dropsOf(p control.Port) map[string]uint64 {
 func checkDrops(before, after control.Stats) Result {
 	var all []Result
 	for _, p := range after.Ports {
-		i := slices.IndexFunc(before.Ports, func(o control.Port) bool { return o.ID == p.ID && o.ID >= 0 })
+		i := slices.IndexFunc(before.Ports, func(o control.Port) bool { return o.ID == p.ID && o.ID >= 0 && p.Stopped == nil })
 		if i >= 0 {
 			all = append(all, judgeDrops(before.Ports[i], p))
 		}

@@ -222,6 +222,17 @@ var domainScenarios = []scenario{
 	{"port-state", "shut off", func(r *rig) { r.stop() }, NotApplicable, "", ""},
 	{"port-state", "no switchd", unreachable, NotApplicable, "", ""},
 
+	{"port-memory", "the driver has gone", func(r *rig) { // unbound, suspended, or the guest is in its firmware: frames were counted
+		r.port().State, r.port().Reason, r.port().Memory = control.StateConnected, "driver not started (no ring runs)", nil
+		r.port().Queues[0].RXRunning, r.port().Queues[0].TXRunning = false, false
+	}, NotApplicable, "driver has not started", ""},
+	{"port-state", "the driver has gone", func(r *rig) {
+		r.port().State, r.port().Reason = control.StateConnected, "driver not started (no ring runs)"
+	}, Warn, "no ring runs", "virtio_net"},
+	{"port-memory", "a ring lies elsewhere", func(r *rig) {
+		r.port().State, r.port().Reason, r.port().Memory = control.StateConnected, "memory not shared: vring 0", nil
+		r.port().Queues[0].RXRunning, r.port().Queues[0].TXRunning = false, false
+	}, Fail, "not shared", "attach"},
 	{"port-memory", "mapped", nil, OK, "512 MiB in 1 regions", ""},
 	{"port-memory", "part", func(r *rig) { r.port().Memory[0].Size = 256 << 20 }, Warn, "256 of 512 MiB", "NUMA"},
 	{"port-memory", "none", func(r *rig) { r.port().Memory = nil }, Fail, "nothing is mapped", "attach"},

@@ -60,8 +60,8 @@ const (
 	StateDisconnected = "DISCONNECTED" // a named port without a device
 	StateConnected    = "CONNECTED"    // a device that has no running rings yet
 	StateLearning     = "LEARNING"     // running, address unknown
-	StateReady        = "READY"
-	StateFailed       = "FAILED" // stopped; see Error
+	StateReady        = "READY"        // a ring runs, and an address is known
+	StateFailed       = "FAILED"       // stopped; see Error
 )
 
 // Port is a connected device, or a named port that waits for one.
@@ -84,6 +84,11 @@ type Port struct {
 	Memory           []MemoryRegion `json:"memory"`
 	MTU              int            `json:"mtu,omitempty"`
 	Queues           []Queue        `json:"queues"`
+
+	Reason      string     `json:"reason,omitempty"`       // why it is not READY
+	Stopped     *time.Time `json:"stopped,omitempty"`      // when the device was stopped; it is gone, and listed for what Error says
+	LastError   string     `json:"last_error,omitempty"`   // of a named port: why the device before this one was stopped, not long ago
+	LastRefusal string     `json:"last_refusal,omitempty"` // of a named port: why a connection was refused last
 }
 
 // Peer is the process at the other end.

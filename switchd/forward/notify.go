@@ -60,7 +60,11 @@ func (w *worker) notify() {
 
 // call wakes a guest, at the next flush of the signals.
 func (w *worker) call(q *virtio.Queue, c *counters) {
-	w.signals.Add(q.CallFD())
+	if fd, socket := q.CallDescriptor(); socket {
+		virtio.SignalSocket(fd)
+	} else {
+		w.signals.Add(fd)
+	}
 	c.calls.Add(1)
 }
 

@@ -50,7 +50,7 @@ func TestSlowFault(t *testing.T) {
 	evil.tx.put(0, testFrame(addressVictim, 9, 60, 0))
 	evil.tx.put(1, testFrame(addressVictim, 9, 60, 0))
 	const before = 64
-	copy((at-before+rigHeader).Bytes(before-rigHeader), testFrame(addressVictim, 9, before-rigHeader, 0))
+	copy((at - before + rigHeader).Bytes(before-rigHeader), testFrame(addressVictim, 9, before-rigHeader, 0))
 	(evil.tx.desc + 16).StoreU64(rigMemory - page - before)
 	(evil.tx.desc + 16 + 8).StoreU32(rigHeader + 200)
 	evil.tx.offer(2)

@@ -52,22 +52,36 @@ func (s *Switch) Ports() []PortStats {
 		if p == nil {
 			continue
 		}
-		st := PortStats{ID: p.id, VLAN: p.vlan, Ready: p.ready.Load(), MACs: addresses[p.id]}
-		if err := p.failure.Load(); err != nil {
-			st.Failure = *err
-		}
-		for _, c := range p.pairs {
-			st.Pairs = append(st.Pairs, PairStats{RX: c.rx.snapshot(), TX: c.tx.snapshot()})
-		}
-		if p.view != nil {
-			st.RXRings, st.TXRings = len(p.view.rx), len(p.view.tx)
-			for _, r := range p.view.tx {
-				st.Workers = append(st.Workers, r.worker)
-			}
-		}
+		st := p.stats()
+		st.MACs = addresses[p.id]
 		list = append(list, st)
 	}
 	return list
+}
+
+// Stats is what Ports tells of the port, without its addresses.
+func (p *Port) Stats() PortStats {
+	p.sw.mu.Lock()
+	defer p.sw.mu.Unlock()
+	return p.stats()
+}
+
+// stats needs sw.mu.
+func (p *Port) stats() PortStats {
+	st := PortStats{ID: p.id, VLAN: p.vlan, Ready: p.ready.Load()}
+	if err := p.failure.Load(); err != nil {
+		st.Failure = *err
+	}
+	for _, c := range p.pairs {
+		st.Pairs = append(st.Pairs, PairStats{RX: c.rx.snapshot(), TX: c.tx.snapshot()})
+	}
+	if p.view != nil {
+		st.RXRings, st.TXRings = len(p.view.rx), len(p.view.tx)
+		for _, r := range p.view.tx {
+			st.Workers = append(st.Workers, r.worker)
+		}
+	}
+	return st
 }
 
 // Addresses lists the address table by port and address.

@@ -31,6 +31,7 @@ type Switch struct {
 	parking atomic.Pointer[parking] // nil: workers need not stop
 	// touching is held for reading by whoever of the control side touches guest memory, for writing by Parked.
 	touching sync.RWMutex
+	quiet    quiescence
 
 	// mu is held while the control side waits for the workers. What workers wait for must therefore never be held by somebody who waits for mu:
 	// fdb.mu comes after it.

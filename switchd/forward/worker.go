@@ -24,7 +24,9 @@ type worker struct {
 	core    int  // -1: not pinned
 	alone   bool // there is no other worker
 	passed  atomic.Uint64
-	watched uint64 // rounds at the last look of Alive
+	quiet   atomic.Uint64 // the number of quiescence that it has passed
+	seen    uint64        // the same, for the worker itself
+	watched uint64        // rounds at the last look of Alive
 	stats   workerStats
 	still   atomic.Bool // it touches no guest memory, and looks for a request to park before it does
 
@@ -140,6 +142,10 @@ func (w *worker) adopt() bool {
 	}
 	t := w.sw.table.Load()
 	w.addresses = w.sw.fdb.table.Load()
+	if asked := w.sw.quiet.asked.Load(); asked != w.seen {
+		w.seen = asked
+		w.pass(asked)
+	}
 	if t == w.table {
 		return true
 	}
@@ -154,6 +160,9 @@ func (w *worker) adopt() bool {
 		w.wakeFresh()
 	}
 	w.passed.Store(t.epoch)
+	if t.closed {
+		w.quiet.Store(neverAgain)
+	}
 	return !t.closed
 }
 

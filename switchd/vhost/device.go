@@ -32,11 +32,16 @@ type Device struct {
 	dirty    bool           // the set of running rings has to be looked at
 	warnings int            // lines logged about rings that cannot run
 	warming  warming
+	retired  *retired // call descriptors that workers may still be using
+	pace     pace     // of changes of the set of running rings
+	mtu      error    // why the last NET_SET_MTU was refused
+	waiting  string   // what the port was told last (Port.Waiting)
 }
 
 // NewDevice makes a device on a port, which it owns from then on. journal may be nil.
 func NewDevice(o Options, port Port, journal *Journal, log *slog.Logger) *Device {
-	d := &Device{options: o, port: port, journal: journal, log: log, slots: map[uint64]int{}}
+	d := &Device{options: o, port: port, journal: journal, log: log, slots: map[uint64]int{}, retired: newRetired(port, o.Files),
+		pace: newPace(2 * o.MaxQueuePairs)}
 	for range 2 * o.MaxQueuePairs {
 		d.rings = append(d.rings, newRing())
 	}
@@ -47,6 +52,7 @@ func NewDevice(o Options, port Port, journal *Journal, log *slog.Logger) *Device
 // stops, the guest does not, and will be back when the switch is.
 func (d *Device) Close(resume bool) {
 	d.port.Close()
+	d.retired.wait()
 	for i := range d.rings {
 		d.journal.release(d.rings[i].entry, resume)
 		d.rings[i].queue = nil
@@ -85,8 +91,11 @@ func (d *Device) ProtocolFeatures() uint64 { return d.protocol }
 func (d *Device) QueuePairs() int { return d.options.MaxQueuePairs }
 
 // SetMemTable replaces all memory. The descriptors in the specs stay the caller's. Rings stop meanwhile and go on where the new memory has
-// them.
+// them; a table that is there already stops nothing.
 func (d *Device) SetMemTable(specs []guestmem.RegionSpec) error {
+	if d.hasTable(specs) {
+		return nil
+	}
 	memory, err := d.options.mapper().Map(specs)
 	if err != nil {
 		return err
@@ -97,6 +106,22 @@ func (d *Device) SetMemTable(specs []guestmem.RegionSpec) error {
 	}
 	d.replaceMemory(memory)
 	return nil
+}
+
+// hasTable tells whether these are the regions that are mapped.
+func (d *Device) hasTable(specs []guestmem.RegionSpec) bool {
+	if d.memory == nil || len(specs) == 0 {
+		return false
+	}
+	if len(d.memory.Regions()) != len(specs) {
+		return false
+	}
+	for _, spec := range specs {
+		if there, err := d.memory.Has(spec); err != nil || !there || d.slots[spec.GuestPhysAddr] != 1 {
+			return false
+		}
+	}
+	return true
 }
 
 // AddRegion adds a region (ADD_MEM_REG); its descriptor stays the caller's. QEMU before 8.1 sends each once per queue pair: what is there
@@ -181,8 +206,8 @@ func (d *Device) SetMTU(mtu uint64) error {
 	if mtu < 68 || mtu > 65535 {
 		return fmt.Errorf("%w: NET_SET_MTU %d is not in 68..65535", ErrRefused, mtu)
 	}
-	if err := d.port.SetMTU(int(mtu)); err != nil {
-		return fmt.Errorf("%w: %w", ErrRefused, err)
+	if d.mtu = d.port.SetMTU(int(mtu)); d.mtu != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, d.mtu)
 	}
 	return nil
 }

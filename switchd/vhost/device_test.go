@@ -19,12 +19,21 @@ type fakePort struct {
 	updates int
 	mtu     int
 	closed  bool
+	waiting string
+	quiesce func()
 }
 
-func (p *fakePort) ID() int          { return 0 }
-func (p *fakePort) Update(u Update)  { p.last = u; p.updates++ }
-func (p *fakePort) Announce([6]byte) {}
-func (p *fakePort) Close()           { p.closed, p.last = true, Update{} }
+func (p *fakePort) ID() int               { return 0 }
+func (p *fakePort) Update(u Update)       { p.last = u; p.updates++ }
+func (p *fakePort) Announce([6]byte)      {}
+func (p *fakePort) Stopped(error)         {}
+func (p *fakePort) Waiting(reason string) { p.waiting = reason }
+func (p *fakePort) Quiesce(*virtio.Queue) {
+	if p.quiesce != nil {
+		p.quiesce()
+	}
+}
+func (p *fakePort) Close() { p.closed, p.last = true, Update{} }
 func (p *fakePort) SetMTU(mtu int) error {
 	if mtu > 1500 {
 		return errors.New("too large")

@@ -20,7 +20,8 @@ type ring struct {
 	size       uint32
 	addresses  *RingAddresses
 	base       *uint32 // where to go on, as SET_VRING_BASE has it; nil: at the beginning
-	kick, call int     // eventfds, -1 for none
+	kick, call int     // descriptors, -1 for none
+	callSocket bool    // call is a socket, not an eventfd
 	started    bool    // SET_VRING_KICK came, GET_VRING_BASE did not since
 	enable     *bool
 	unseen     bool          // the log says already that it is not in the shared memory
@@ -99,6 +100,7 @@ func (r *ring) makeQueue(index int, features virtio.Features, memory *guestmem.M
 	q, err := virtio.NewQueue(virtio.Config{
 		Size: r.size, Features: features, Receive: index%2 == 0, Desc: desc, Driver: driver, Device: device,
 		Memory: memory, State: r.position(packed), Journal: r.entry.at, Resume: resume, Kick: r.kick, Call: r.call,
+		CallSocket: r.callSocket,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("vring %d: %w", index, err)

@@ -37,6 +37,13 @@ type Port interface {
 	Announce(mac [6]byte)
 	// SetMTU passes on the MTU in bytes that the front-end configured.
 	SetMTU(mtu int) error
+	// Quiesce returns when nothing uses a call descriptor any more that was replaced in a running ring before (virtio.Queue.SetCall), and has
+	// the ring's driver woken through the new one. Any goroutine may call it, also after Close.
+	Quiesce(*virtio.Queue)
+	// Waiting tells why no ring runs, for display; empty if one does.
+	Waiting(reason string)
+	// Stopped tells, before or after Close, that the device was stopped for an error.
+	Stopped(error)
 	// Close gives the port back, with the same guarantee as Update.
 	Close()
 }

@@ -3,6 +3,7 @@ package vhost
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"vhostkit/switchd/virtio"
 )
@@ -15,7 +16,8 @@ func (d *Device) at(index uint32) (*ring, error) {
 	return &d.rings[index], nil
 }
 
-// change stops a ring, applies the change, and has the ring looked at again.
+// change stops a ring, applies the change, and has the ring looked at again. What repeats what is there already must not come here: it would
+// stop the ring for nothing.
 func (d *Device) change(index uint32, apply func(*ring) error) error {
 	r, err := d.at(index)
 	if err != nil {
@@ -28,6 +30,9 @@ func (d *Device) change(index uint32, apply func(*ring) error) error {
 
 // SetVringNum sets the number of descriptors.
 func (d *Device) SetVringNum(index, size uint32) error {
+	if r, err := d.at(index); err == nil && size > 0 && r.size == size {
+		return nil
+	}
 	return d.change(index, func(r *ring) error {
 		if size == 0 || size > virtio.MaxQueueSize {
 			return fmt.Errorf("SET_VRING_NUM: vring %d: %d is not in 1..%d", index, size, virtio.MaxQueueSize)
@@ -39,16 +44,18 @@ func (d *Device) SetVringNum(index, size uint32) error {
 
 // SetVringAddr sets where the ring lies.
 func (d *Device) SetVringAddr(index uint32, a RingAddresses) error {
+	if r, err := d.at(index); err == nil && r.addresses != nil && *r.addresses == a {
+		return nil
+	}
 	return d.change(index, func(r *ring) error {
-		if r.addresses == nil || *r.addresses != a {
-			d.forgetPlace(r)
-		}
+		d.forgetPlace(r)
 		r.addresses = &a
 		return nil
 	})
 }
 
-// SetVringBase sets where to go on in the ring (ring.position has the format).
+// SetVringBase sets where to go on in the ring (ring.position has the format). For a running ring that is a change even if the number is the
+// one from its start.
 func (d *Device) SetVringBase(index, base uint32) error {
 	return d.change(index, func(r *ring) error {
 		r.base = &base
@@ -79,24 +86,6 @@ func (d *Device) SetVringKick(index uint32, fd int) error {
 		}
 		d.options.Files.Close(r.kick)
 		r.kick, r.started = fd, true
-		return nil
-	})
-	if err != nil {
-		d.options.Files.Close(fd)
-	}
-	return err
-}
-
-// SetVringCall sets how the driver is woken; -1: it polls.
-func (d *Device) SetVringCall(index uint32, fd int) error {
-	err := d.change(index, func(r *ring) error {
-		if fd >= 0 {
-			if err := checkEventFD(fd); err != nil {
-				return fmt.Errorf("SET_VRING_CALL: vring %d: %w", index, err)
-			}
-		}
-		d.options.Files.Close(r.call)
-		r.call = fd
 		return nil
 	})
 	if err != nil {
@@ -179,12 +168,14 @@ func (d *Device) push() {
 			u.Rings[i], u.Memory = q, d.memory
 		}
 	}
+	d.pace.wait(time.Now())
 	d.port.Update(u)
 }
 
 // Refresh starts the rings that have become complete and stops those that were disabled. The transport calls it after each message. A
 // malformed ring is an error. One that lies outside the shared memory stays stopped until that changes, and the log says so.
 func (d *Device) Refresh() error {
+	defer d.tell()
 	if !d.dirty {
 		return nil
 	}

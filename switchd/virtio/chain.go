@@ -14,6 +14,9 @@ const (
 	descSize     = 16
 )
 
+// notShared is the usual cause of a good driver's buffer that the switch cannot see.
+const notShared = "; most likely a part of the guest's memory is not shared: with NUMA nodes or pc-dimm each memory backend needs share=on"
+
 // addBuffer checks one descriptor's buffer and adds it to the chain. A buffer may cross from one region into the next.
 func (q *Queue) addBuffer(b *Burst, c *Chain, addr uint64, size uint32, flags uint16) error {
 	if flags&descWrite != q.write {
@@ -27,7 +30,7 @@ func (q *Queue) addBuffer(b *Burst, c *Chain, addr uint64, size uint32, flags ui
 	for left := uint64(size); left > 0 && !c.Cut; {
 		p, n := q.memory.Translate(addr, left, &q.hint)
 		if n == 0 {
-			return fmt.Errorf("%w: buffer %d: %d bytes at guest address %#x are not in guest memory", ErrRing, c.ID, left, addr)
+			return fmt.Errorf("%w: buffer %d: %d bytes at guest address %#x are not in guest memory"+notShared, ErrRing, c.ID, left, addr)
 		}
 		b.add(c, p, n, chainPieces*q.maxChain)
 		addr += n
@@ -53,7 +56,7 @@ func (q *Queue) indirectTable(id uint16, addr uint64, size uint32) (guestmem.Ptr
 	}
 	p, n := q.memory.Translate(addr, uint64(size), &q.hint)
 	if n != uint64(size) {
-		return 0, 0, fmt.Errorf("%w: buffer %d: indirect table at guest address %#x is not in guest memory", ErrRing, id, addr)
+		return 0, 0, fmt.Errorf("%w: buffer %d: indirect table at guest address %#x is not in guest memory"+notShared, ErrRing, id, addr)
 	}
 	return p, int(size / descSize), nil
 }

@@ -14,7 +14,7 @@ func needEvent(event, new, old uint16) bool { return new-event-1 < new-old }
 // NeedsCall tells whether buffers were returned since it was last asked and the driver wants to know, so that Call is due. fence is the
 // calling thread's: the driver's wish must be read after our index is visible, or a driver that is about to sleep is missed.
 func (q *Queue) NeedsCall(fence *guestmem.Fence) bool {
-	if q.returned == 0 || q.call < 0 {
+	if q.returned == 0 || q.CallFD() < 0 {
 		return false
 	}
 	fence.Full()
@@ -23,7 +23,7 @@ func (q *Queue) NeedsCall(fence *guestmem.Fence) bool {
 
 // CallDue is NeedsCall for a caller that has run a full fence since the last Complete.
 func (q *Queue) CallDue() bool {
-	if q.returned == 0 || q.call < 0 {
+	if q.returned == 0 || q.CallFD() < 0 {
 		return false
 	}
 	wanted := false
@@ -36,11 +36,43 @@ func (q *Queue) CallDue() bool {
 	return wanted
 }
 
-// CallFD is the eventfd that wakes the driver; -1 if there is none. The vhost device owns it.
-func (q *Queue) CallFD() int { return q.call }
+// callIsSocket marks a socket in what Queue.call holds; the descriptor's number is below it.
+const callIsSocket = 1 << 32
 
-// Call wakes the driver. A full eventfd counter means that it has been woken already.
-func (q *Queue) Call() { _, _ = unix.Write(q.call, eventOne[:]) }
+// SetCall replaces what wakes the driver, also while the queue is in use: an eventfd or, with socket, a connected AF_UNIX socket; -1 is none.
+// Whoever uses the queue may still be using the descriptor from before, which its owner therefore closes later.
+func (q *Queue) SetCall(fd int, socket bool) {
+	word := int64(uint32(int32(fd)))
+	if socket {
+		word |= callIsSocket
+	}
+	q.call.Store(word)
+}
+
+// CallDescriptor is what wakes the driver, and whether that is a socket (SetCall); -1 if there is none. The vhost device owns it.
+func (q *Queue) CallDescriptor() (fd int, socket bool) {
+	word := q.call.Load()
+	return int(int32(uint32(word))), word&callIsSocket != 0
+}
+
+// CallFD is CallDescriptor without the kind.
+func (q *Queue) CallFD() int {
+	fd, _ := q.CallDescriptor()
+	return fd
+}
+
+// Call wakes the driver. A full eventfd counter, or a full socket, means that it has been woken already.
+func (q *Queue) Call() {
+	if fd, socket := q.CallDescriptor(); socket {
+		SignalSocket(fd)
+	} else {
+		_, _ = unix.Write(fd, eventOne[:])
+	}
+}
+
+// SignalSocket wakes whoever reads from the other end of a call socket with the bytes that an eventfd takes. It never blocks, whatever flags
+// the file has, and a peer that is gone raises no SIGPIPE.
+func SignalSocket(fd int) { _ = unix.Sendto(fd, eventOne[:], unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil) }
 
 // eventOne is the 1 that is added to an eventfd's counter, in host order (eventfd(2)).
 var eventOne = [8]byte{1}

@@ -3,6 +3,7 @@ package virtio
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"vhostkit/switchd/guestmem"
 )
@@ -35,7 +36,9 @@ type Config struct {
 	Journal guestmem.Ptr
 	Resume  uint64
 	Kick    int // eventfd that the driver writes; -1: the driver is polled
-	Call    int // eventfd that wakes the driver; -1: none wanted
+	Call    int // descriptor that wakes the driver; -1: none wanted
+	// CallSocket says that Call is a connected AF_UNIX socket, not an eventfd: what user-mode-linux passes.
+	CallSocket bool
 }
 
 // AreaSizes gives the length in bytes of the descriptor, driver and device areas of a ring (virtio 1.2, 2.7 and 2.8; both event fields
@@ -68,7 +71,8 @@ func (c *Config) check() error {
 	return nil
 }
 
-// Queue is a virtqueue as the device sees it. It has one owner at a time; nothing in it is locked.
+// Queue is a virtqueue as the device sees it. It has one owner at a time; nothing in it is locked. Only the call descriptor may be changed by
+// somebody else (SetCall).
 type Queue struct {
 	desc, driver, device guestmem.Ptr
 	memory               *guestmem.Memory
@@ -95,7 +99,7 @@ type Queue struct {
 	callIndex uint16 // used position at the last NeedsCall
 	callWrap  bool
 	kick      int
-	call      int
+	call      atomic.Int64 // callDescriptor
 	journal   guestmem.Ptr
 	resume    uint64
 	features  Features
@@ -115,9 +119,10 @@ func NewQueue(c Config) (*Queue, error) {
 		indirect: c.Features.Has(VIRTIO_F_INDIRECT_DESC),
 		avail:    c.State.Avail, availWrap: c.State.AvailWrap, used: c.State.Avail, usedWrap: c.State.AvailWrap,
 		noKick: true,
-		kick:   c.Kick, call: c.Call, features: c.Features,
+		kick:   c.Kick, features: c.Features,
 		journal: c.Journal, resume: c.Resume,
 	}
+	q.SetCall(c.Call, c.CallSocket)
 	if c.Receive {
 		q.write, q.maxChain = descWrite, maxReceiveChain
 	}

@@ -155,7 +155,7 @@ func TestNeedsCall(t *testing.T) {
 					t.Fatal(err)
 				}
 				q.Complete(&b, c.complete)
-				q.call = 1 // any but none; it is not used
+				q.SetCall(1, false) // any but none; it is not used
 				if called := q.NeedsCall(&fence); called != want {
 					t.Errorf("packed=%v: called %v, want %v", packed, called, want)
 				}

@@ -192,7 +192,7 @@ func table(name string, addr uint64, size uint32) violation {
 // data is a buffer with that address and size.
 func data(name string, addr uint64, size uint32) violation {
 	return violation{name: name, split: func(c crafted) { c.split(1, addr, size, c.flag, 0) },
-		packed: func(c crafted) { c.packed(1, addr, size, 1, c.flag) }, wantText: "not in guest memory"}
+		packed: func(c crafted) { c.packed(1, addr, size, 1, c.flag) }, wantText: "share=on"}
 }
 
 // TestViolations: each gives ErrRing, after the good chain before it.

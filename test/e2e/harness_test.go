@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -186,13 +187,14 @@ func (s *switchd) waitLog(t testing.TB, text string) {
 	eventually(t, 20*time.Second, fmt.Sprintf("switchd's log has %q", text), func() bool { return strings.Contains(s.Log(), text) })
 }
 
+// ports lists ports without the devices of shared sockets that were stopped and are gone.
 func (s *switchd) ports(t testing.TB) []control.Port {
 	t.Helper()
 	ports, err := s.Client.Ports(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ports
+	return slices.DeleteFunc(ports, func(p control.Port) bool { return p.Stopped != nil && p.Name == "" })
 }
 
 func (s *switchd) waitPorts(t testing.TB, n int) {

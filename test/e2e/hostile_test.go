@@ -191,7 +191,7 @@ func TestHostileRings(t *testing.T) {
 			eventually(t, 5*time.Second, "a line about the attack: "+c.log, func() bool {
 				return strings.Contains(sw.Log()[seen:], c.log) && strings.Contains(sw.Log()[seen:], "device stopped")
 			})
-			if n := strings.Count(sw.Log()[seen:], `msg="device stopped: its guest`); n != 1 {
+			if n := strings.Count(sw.Log()[seen:], `msg="device stopped`); n != 1 {
 				t.Errorf("%d lines about one attack", n)
 			}
 			d.Close()

@@ -15,6 +15,7 @@ import (
 	"vhostkit/switchd/budget"
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/vhost"
+	"vhostkit/switchd/virtio"
 )
 
 // fakeSwitch stands for the data plane. Each device gets a fakePort.
@@ -66,8 +67,11 @@ func (p *fakePort) Update(u vhost.Update) {
 		}
 	}
 }
-func (p *fakePort) Announce([6]byte) {}
-func (p *fakePort) SetMTU(int) error { return nil }
+func (p *fakePort) Announce([6]byte)      {}
+func (p *fakePort) Quiesce(*virtio.Queue) {}
+func (p *fakePort) Waiting(string)        {}
+func (p *fakePort) Stopped(error)         {}
+func (p *fakePort) SetMTU(int) error      { return nil }
 func (p *fakePort) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

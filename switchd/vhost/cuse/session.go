@@ -34,6 +34,7 @@ type session struct {
 
 	owner    *process      // nil: none yet
 	device   *vhost.Device // nil: no owner, or stopped by a fault of its own
+	port     vhost.Port    // the device's
 	failed   chan error    // from the data plane, about the present device
 	backend  [queues]bool  // rings that are to run
 	calls    [queues]int   // copies of the eventfds that wake the guest; -1: none
@@ -196,7 +197,7 @@ func (s *session) connect() error {
 		s.files.Account().Give(budget.Ports, 1)
 		return fmt.Errorf("the switch has no port for the device: %w", err)
 	}
-	s.failed = failed
+	s.port, s.failed = port, failed
 	s.log = s.config.Log.With("device", s.config.path(), "pid", s.owner.peer.PID, "uid", s.owner.peer.UID, "comm", s.owner.peer.Comm, "port",
 		port.ID())
 	s.log.Info("device connected")
@@ -225,7 +226,8 @@ func (s *session) drop(err error) {
 	if s.device == nil {
 		return
 	}
-	s.log.Error("device stopped", "error", err)
+	s.log.Error("device stopped; the other ports are not affected", "error", err)
+	s.port.Stopped(err)
 	s.closeDevice()
 }
 

@@ -260,9 +260,9 @@ func (v *visit) leave(ctx context.Context, reason Reason, err error) {
 	}
 	text := "connection refused"
 	if v.device {
-		text = "device stopped"
+		text = "device stopped; the other ports are not affected"
 	}
-	d.tally.refused(Refusal{Time: now, Reason: reason, Error: err.Error(), Peer: v.peer})
+	d.tally.Refused(Refusal{Time: now, Reason: reason, Error: err.Error(), Peer: v.peer})
 	d.lines.once(v.log, now, text, reason, err)
 	// What waits is the peer's, not the port's.
 	if v.seated && v.stranger() != nil || !v.counted || !d.park(v, d.paces.refused(v.peer, now)) {

@@ -16,6 +16,7 @@ import (
 
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/vhost"
+	"vhostkit/switchd/virtio"
 )
 
 // fakeSwitch stands for the data plane.
@@ -50,7 +51,10 @@ func (s *fakeSwitch) Announce(mac [6]byte) {
 	defer s.mu.Unlock()
 	s.macs = append(s.macs, mac)
 }
-func (s *fakeSwitch) SetMTU(int) error { return nil }
+func (s *fakeSwitch) Quiesce(*virtio.Queue) {}
+func (s *fakeSwitch) Waiting(string)        {}
+func (s *fakeSwitch) Stopped(error)         {}
+func (s *fakeSwitch) SetMTU(int) error      { return nil }
 func (s *fakeSwitch) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,11 +106,20 @@ func pair(t testing.TB) [2]*net.UnixConn {
 
 func newSession(t testing.TB) *client {
 	t.Helper()
+	log, sw := &bytes.Buffer{}, &fakeSwitch{}
+	c := newSessionOn(t, sw, slog.New(slog.NewTextHandler(log, nil)))
+	c.log, c.sw = log, sw
+	return c
+}
+
+// newSessionOn is a session on some switch.
+func newSessionOn(t testing.TB, sw vhost.Switch, log *slog.Logger) *client {
+	t.Helper()
 	ends := pair(t)
-	c := &client{t: t, conn: ends[0], sw: &fakeSwitch{}, log: &bytes.Buffer{}, done: make(chan struct{})}
+	c := &client{t: t, conn: ends[0], done: make(chan struct{})}
 	config := Config{
-		Path: "test", Switch: c.sw, Options: vhost.Options{MaxQueuePairs: 2, Mergeable: true, MTU: 1500},
-		Log: slog.New(slog.NewTextHandler(c.log, nil)),
+		Path: "test", Switch: sw, Options: vhost.Options{MaxQueuePairs: 2, Mergeable: true, MTU: 1500},
+		Log: log,
 	}
 	go func() {
 		defer close(c.done)

@@ -68,6 +68,11 @@ func (v *visit) stay(ctx context.Context) (Reason, error) {
 	return reasonOf(err), err
 }
 
+// orderly tells whether the front-end went away by itself.
+func orderly(err error) bool {
+	return err == nil || errors.Is(err, errGone) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
+}
+
 // reasonOf tells a front-end's fault from a bound that it met.
 func reasonOf(err error) Reason {
 	var exceeded *budget.ExceededError
@@ -129,6 +134,9 @@ func (v *visit) run(ctx context.Context, port vhost.Port, m *Message) error {
 	v.note("closes its device")
 	s.device.Close(ctx.Err() != nil)
 	v.conn.files.Close(s.backendReq)
+	if ctx.Err() == nil && !orderly(err) {
+		port.Stopped(err)
+	}
 	return err
 }
 

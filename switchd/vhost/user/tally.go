@@ -63,7 +63,8 @@ func (t *Tally) device() {
 	t.counts.Devices++
 }
 
-func (t *Tally) refused(r Refusal) {
+// Refused counts a refusal.
+func (t *Tally) Refused(r Refusal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.counts.Refused == nil {
