@@ -1,8 +1,12 @@
 package switchd
 
 import (
+	"context"
 	"math"
+	"runtime"
+	"runtime/debug"
 	"runtime/metrics"
+	"time"
 
 	"vhostkit/switchd/control"
 )
@@ -38,4 +42,61 @@ func longest(h *metrics.Float64Histogram) float64 {
 		return h.Buckets[i]
 	}
 	return 0
+}
+
+// Garbage is collected when this process wants it, not when the runtime does: see forward.Switch.Parked. The data plane makes none, and the
+// control side little.
+const (
+	// collectPoll is how often the heap is looked at.
+	collectPoll = 50 * time.Millisecond
+	// collectIdle is how many bytes of garbage are collected when all workers sleep, so that nobody notices.
+	collectIdle = 16 << 20
+	// collectBusy is how many make it worth stopping the workers, for some milliseconds.
+	collectBusy = 96 << 20
+	// parkTimeout is how long the workers may take to park: a burst takes much less.
+	parkTimeout = 5 * time.Millisecond
+	// tooMuch is how many bytes of garbage are worth a line in the log.
+	tooMuch = 1 << 30
+)
+
+// tuneRuntime gives the workers processors of their own beside those of the control side, and takes the collector's timing from the runtime.
+func tuneRuntime(workers int) {
+	runtime.GOMAXPROCS(max(runtime.NumCPU(), workers+2))
+	debug.SetGCPercent(-1)
+}
+
+// collect collects garbage until ctx ends.
+func (d *Daemon) collect(ctx context.Context) {
+	ticker := time.NewTicker(collectPoll)
+	defer ticker.Stop()
+	live, told := heapBytes(), false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		heap := heapBytes()
+		garbage := heap - min(live, heap)
+		if garbage < collectIdle || garbage < collectBusy && !d.sw.Idle() {
+			continue
+		}
+		if d.sw.Parked(parkTimeout, runtime.GC) {
+			live, told = heapBytes(), false
+		} else if garbage > tooMuch && !told {
+			told = true
+			d.log.Error("garbage cannot be collected, because a worker does not come to the top of its loop; memory grows until it does",
+				"heap_bytes", heap)
+		}
+	}
+}
+
+// heapBytes is what objects take, garbage included. It stops nobody.
+func heapBytes() uint64 {
+	sample := [1]metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(sample[:])
+	if sample[0].Value.Kind() != metrics.KindUint64 {
+		return 0
+	}
+	return sample[0].Value.Uint64()
 }

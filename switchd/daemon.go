@@ -6,12 +6,11 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sys/unix"
 
 	"vhostkit/switchd/budget"
 	"vhostkit/switchd/control"
@@ -119,6 +118,7 @@ func (c *Config) maxFrame() int {
 func (d *Daemon) Run(ctx context.Context) error {
 	tuneRuntime(len(d.config.Cores))
 	leaveCores(d.config.Cores)
+	go d.collect(ctx)
 	switchCtx, stopSwitch := context.WithCancel(context.Background())
 	defer stopSwitch()
 	switchDone := make(chan error, 1)
@@ -182,11 +182,22 @@ func (d *Daemon) finish(ended bool, deadline time.Time) {
 // mostRings is how many rings all ports together can have.
 func (d *Daemon) mostRings() int { return forward.MaxPorts * 2 * d.config.MaxQueuePairs }
 
+// journalDir is where the ring journal is. It is of use until the machine starts anew, and workers store into it: where the control socket's
+// directory is in memory, it is there, because a page of a file on a disk can keep a worker waiting until it is written.
+func (d *Daemon) journalDir() string {
+	run := filepath.Dir(d.config.ControlSocket)
+	var fs unix.Statfs_t
+	if unixsocket.MakeDirectory(run) == nil && unix.Statfs(run, &fs) == nil && fs.Type == unix.TMPFS_MAGIC {
+		return run
+	}
+	return d.config.StateDir
+}
+
 // openJournal: without it everything works but the restart under packed rings.
 func (d *Daemon) openJournal() {
 	err := unixsocket.MakeDirectory(d.config.StateDir)
 	if err == nil {
-		d.journal, err = vhost.OpenJournal(filepath.Join(d.config.StateDir, "rings.journal"), d.mostRings(), d.log)
+		d.journal, err = vhost.OpenJournal(filepath.Join(d.journalDir(), "rings.journal"), d.mostRings(), d.log)
 	}
 	if err != nil {
 		d.log.Warn("guests with packed rings will not survive a restart of the switch (option --state-dir)", "error", err)
@@ -259,11 +270,4 @@ func (d *Daemon) closeUplink() {
 			d.log.Warn("closing the uplink", "error", err)
 		}
 	}
-}
-
-// tuneRuntime gives the workers processors of their own beside those of the control side, and keeps the collector quiet: the data plane
-// allocates nothing, so the little garbage of the control side need not be collected often.
-func tuneRuntime(workers int) {
-	runtime.GOMAXPROCS(max(runtime.NumCPU(), workers+2))
-	debug.SetGCPercent(100)
 }

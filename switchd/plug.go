@@ -10,6 +10,7 @@ import (
 	"vhostkit/switchd/control"
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/forward"
+	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/uplink"
 	"vhostkit/switchd/uplink/tap"
 	"vhostkit/switchd/vhost"
@@ -108,6 +109,9 @@ func (p *plug) Update(u vhost.Update) {
 	p.mu.Unlock()
 	p.port.Update(u.Rings, u.Features, u.Memory)
 }
+
+// Touch touches guest memory.
+func (p *plug) Touch(f func()) *guestmem.Fault { return p.port.Touch(f) }
 
 // Announce passes the address on.
 func (p *plug) Announce(mac [6]byte) { p.port.Announce(ether.FromBytes(mac)) }

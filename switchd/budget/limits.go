@@ -61,7 +61,7 @@ func For(h Host, s Sizes) (Limits, error) {
 		Threads:      shares(maxThreads, 8),
 		Mappings:     shares(mappings, mappingsPerDevice),
 		AddressSpace: shares(addressSpace, min(2*guest+1<<30, addressSpace/2)),
-		GuestMemory:  shares(max(16*h.Memory, 4*guest), guest),
+		GuestMemory:  shares(max(32*h.Memory, 8*guest), 2*guest), // a new table is mapped before the old one goes
 	}
 	l[Requests].User = maxRequests / 4
 	l[Threads].User = maxThreads / 4

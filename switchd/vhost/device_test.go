@@ -23,11 +23,13 @@ type fakePort struct {
 	quiesce func()
 }
 
-func (p *fakePort) ID() int               { return 0 }
-func (p *fakePort) Update(u Update)       { p.last = u; p.updates++ }
-func (p *fakePort) Announce([6]byte)      {}
-func (p *fakePort) Stopped(error)         {}
-func (p *fakePort) Waiting(reason string) { p.waiting = reason }
+func (p *fakePort) ID() int                        { return 0 }
+func (p *fakePort) Update(u Update)                { p.last = u; p.updates++ }
+func (p *fakePort) Announce([6]byte)               {}
+func (p *fakePort) Stopped(error)                  {}
+func (p *fakePort) Waiting(reason string)          { p.waiting = reason }
+func (p *fakePort) Touch(f func()) *guestmem.Fault { return guestmem.Contain(f) }
+
 func (p *fakePort) Quiesce(*virtio.Queue) {
 	if p.quiesce != nil {
 		p.quiesce()

@@ -33,6 +33,9 @@ type Port interface {
 	ID() int
 	// Update replaces the set of rings that the data plane may touch. It returns when nothing of the previous set is touched any more.
 	Update(Update)
+	// Touch runs f, which may touch the guest's memory, and returns the fault that ended it early, or nil. Whoever is no worker does it so. f must
+	// not wait for anything else.
+	Touch(f func()) *guestmem.Fault
 	// Announce tells the network where the guest's address is now (SEND_RARP).
 	Announce(mac [6]byte)
 	// SetMTU passes on the MTU in bytes that the front-end configured.

@@ -38,7 +38,7 @@ func (d *Device) warm(r *ring) {
 func (d *Device) warmRing(r *ring, deadline time.Time) {
 	r.queue.RequireAreas()
 	list := d.memory.Ranges()
-	if guestmem.Contain(func() { r.queue.Posted(list) }) == nil { // else the worker finds out, and says so
+	if d.port.Touch(func() { r.queue.Posted(list) }) == nil { // else the worker finds out, and says so
 		list.Populate(deadline)
 	}
 }

@@ -69,9 +69,11 @@ func (p *fakePort) Update(u vhost.Update) {
 }
 func (p *fakePort) Announce([6]byte)      {}
 func (p *fakePort) Quiesce(*virtio.Queue) {}
-func (p *fakePort) Waiting(string)        {}
-func (p *fakePort) Stopped(error)         {}
-func (p *fakePort) SetMTU(int) error      { return nil }
+
+func (p *fakePort) Touch(f func()) *guestmem.Fault { return guestmem.Contain(f) }
+func (p *fakePort) Waiting(string)                 {}
+func (p *fakePort) Stopped(error)                  {}
+func (p *fakePort) SetMTU(int) error               { return nil }
 func (p *fakePort) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

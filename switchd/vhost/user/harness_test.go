@@ -52,9 +52,11 @@ func (s *fakeSwitch) Announce(mac [6]byte) {
 	s.macs = append(s.macs, mac)
 }
 func (s *fakeSwitch) Quiesce(*virtio.Queue) {}
-func (s *fakeSwitch) Waiting(string)        {}
-func (s *fakeSwitch) Stopped(error)         {}
-func (s *fakeSwitch) SetMTU(int) error      { return nil }
+
+func (s *fakeSwitch) Touch(f func()) *guestmem.Fault { return guestmem.Contain(f) }
+func (s *fakeSwitch) Waiting(string)                 {}
+func (s *fakeSwitch) Stopped(error)                  {}
+func (s *fakeSwitch) SetMTU(int) error               { return nil }
 func (s *fakeSwitch) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
