@@ -46,6 +46,7 @@ type Ring struct {
 	availWrap, usedWrap     bool
 	taken                   map[int]int // packed: slots of the buffers that are the device's, by id
 	published               uint16      // split: avail index at the last kick decision
+	managed                 bool        // WantCalls says when the device may call
 	Kicks                   int
 }
 
@@ -192,7 +193,7 @@ func (r *Ring) take() (id, written int, ok bool) {
 	e := r.Device() + 4 + guestmem.Ptr(8*(int(r.used)%r.Size))
 	id, written = int(e.LoadU32())/r.slotsPerBuffer(), int((e + 4).LoadU32())
 	r.used++
-	if r.eventIdx {
+	if r.eventIdx && !r.managed {
 		(r.Driver() + 4 + guestmem.Ptr(2*r.Size)).StoreU16(r.used) // used_event: call for the next one
 	}
 	r.slots += r.slotsPerBuffer()
