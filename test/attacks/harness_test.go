@@ -149,9 +149,7 @@ func (d *daemon) launch(t testing.TB, stdout interface{ Write([]byte) (int, erro
 		_, err := d.client.Version(context.Background())
 		return err == nil
 	})
-	if err := os.Chmod(d.broker, 0o666); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, 5*time.Second, "QEMU's socket is there", func() bool { return os.Chmod(d.broker, 0o666) == nil })
 }
 
 func (d *daemon) dead() bool {

@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +41,7 @@ type pair struct {
 	a, b     mac
 	run      uint32
 	out      int // frames in from's ring
+	d        *daemon
 }
 
 const pairRing = 512
@@ -46,7 +49,7 @@ const pairRing = 512
 // newPair connects two guests of a user's, each by a socket of its own or both by the same, and makes them known.
 func newPair(t testing.TB, d *daemon, uid int) *pair {
 	t.Helper()
-	p := &pair{a: address(0xa0), b: address(0xb0)}
+	p := &pair{a: address(0xa0), b: address(0xb0), d: d}
 	for _, device := range []**frontend.Device{&p.from, &p.to} {
 		dev, err := dial(uid, frontend.Config{Socket: d.socket, RingSize: pairRing})
 		if err != nil {
@@ -110,11 +113,13 @@ func (p *pair) traffic(while time.Duration, rate int, wait bool) (y tally) {
 				}
 			}
 		}
-		for {
+		idle := true
+		for range 64 { // of a flood, too: then the sender has its turn
 			got, err := p.to.Receive(0, 0)
 			if err != nil {
 				break
 			}
+			idle = false
 			if len(got) != len(f) || mac(got[6:12]) != p.a || binary.BigEndian.Uint32(got[14:]) != p.run {
 				continue
 			}
@@ -126,7 +131,15 @@ func (p *pair) traffic(while time.Duration, rate int, wait bool) (y tally) {
 			y.kept++
 			y.gap, last = max(y.gap, time.Since(last)), time.Now()
 		}
-		_ = unix.Nanosleep(&unix.Timespec{Nsec: 50_000}, nil)
+		for range 64 {
+			if _, err := p.from.Receive(0, 0); err != nil {
+				break
+			}
+			idle = false
+		}
+		if idle {
+			_ = unix.Nanosleep(&unix.Timespec{Nsec: 50_000}, nil)
+		}
 	}
 	if y.kept < y.offered {
 		y.gap = max(y.gap, time.Since(last)-300*time.Millisecond)
@@ -152,9 +165,28 @@ func (p *pair) pace(t testing.TB) int {
 // keepsTalking wants that nothing at all is lost, with a sender that waits for room.
 func (p *pair) keepsTalking(t testing.TB, when string) {
 	t.Helper()
+	before := p.drops()
 	if y := p.traffic(200*time.Millisecond, 2000, true); y.kept != y.offered || y.disorder != 0 {
-		t.Errorf("%s the innocent pair lost frames: %v, %d in disorder", when, y, y.disorder)
+		t.Errorf("%s the innocent pair lost frames: %v, %d in disorder; drops before: %s, now: %s", when, y, y.disorder, before, p.drops())
 	}
+}
+
+// drops tells what the switch counts at the pair's ports.
+func (p *pair) drops() string {
+	ports, err := p.d.client.Ports(context.Background())
+	if err != nil {
+		return err.Error()
+	}
+	var list []string
+	for _, port := range ports {
+		for i, m := range []mac{p.a, p.b} {
+			if len(port.Queues) > 0 && slices.Contains(port.MACs, net.HardwareAddr(m[:]).String()) {
+				q := port.Queues[0]
+				list = append(list, fmt.Sprintf("%s sent %d, lost %v; got %d, lost %v", []string{"a", "b"}[i], q.TX.Packets, q.TX.Drops, q.RX.Packets, q.RX.Drops))
+			}
+		}
+	}
+	return strings.Join(list, "; ")
 }
 
 // goesOn checks what must hold after any attack: the process is the same and answers, a new guest gets on and is heard, the counters add up.
