@@ -9,7 +9,7 @@ KEEP_ENV := VHOSTKIT_CACHE,VHOSTKIT_AGENT,VHOSTKIT_KERNEL,VHOSTKIT_MODULES,VHOST
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=$(KEEP_ENV))
 CACHE := $(shell . test/setup/lib.sh && cache_dir)
 # Everything that is not end to end; those tests run on their own, with the machine to themselves.
-UNIT = $(shell $(GO) list ./... 2>/dev/null | grep -v -e /test/e2e -e /test/bench -e /test/packages -e /test/cold)
+UNIT = $(shell $(GO) list ./... 2>/dev/null | grep -v -e /test/e2e -e /test/bench -e /test/packages -e /test/cold -e /test/attacks)
 FUZZTIME ?= 10m
 # cgo is for libvirt's library alone, which vhostctl loads when it runs: neither it nor its headers are needed for building.
 export CGO_ENABLED ?= 0
@@ -138,8 +138,8 @@ race: ## the same under the race detector
 .PHONY: e2e
 e2e: ## end to end: QEMU guests, DPDK's testpmd, hostile front-ends (root)
 	@if [ -d test/e2e ]; then \
-		echo "$(GO) test -count=1 -p 1 -timeout 25m ./test/e2e/... ./test/cold/... ./test/packages/... ./test/bench/..."; \
-		$(GO) test -count=1 -p 1 -timeout 25m ./test/e2e/... ./test/cold/... ./test/packages/... ./test/bench/...; \
+		echo "$(GO) test -count=1 -p 1 -timeout 25m ./test/e2e/... ./test/attacks/... ./test/cold/... ./test/packages/... ./test/bench/..."; \
+		$(GO) test -count=1 -p 1 -timeout 25m ./test/e2e/... ./test/attacks/... ./test/cold/... ./test/packages/... ./test/bench/...; \
 	fi
 
 .PHONY: fuzz

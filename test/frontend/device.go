@@ -27,6 +27,8 @@ type Config struct {
 	Buffer     int  // bytes of a buffer with its header; default 2048
 	QueuePairs int  // default 1
 	NoRings    bool // connect and negotiate, but start no rings
+	// More are features that are acknowledged beside those, whether the back-end offers them or not.
+	More virtio.Features
 }
 
 // Guest addresses begin here: neither at 0 nor where the front-end itself has its memory.
@@ -104,6 +106,7 @@ func (d *Device) negotiate() error {
 	if missing := d.Features &^ offered; missing != 0 {
 		return fmt.Errorf("the back-end does not offer %v", missing.Names())
 	}
+	d.Features |= d.config.More
 	d.Header = d.Features.HeaderSize()
 	if answer, err = d.Ask(user.VHOST_USER_GET_PROTOCOL_FEATURES, nil); err != nil {
 		return err
