@@ -11,7 +11,7 @@ const (
 	spinsBeforeYield = 1000
 	// ownLimit is how long a worker waits for another one. A burst takes microseconds; whoever has a ring for longer hangs in a page fault or was
 	// not given a processor, and the frames for that ring are dropped rather than those for all others held up.
-	ownLimit = 2 * time.Millisecond
+	ownLimit = 50 * time.Millisecond
 )
 
 // owner lets one worker at a time have what several may use: a receive ring, a queue of the uplink.
