@@ -67,6 +67,7 @@ func (s *scene) devices(n int, c frontend.Config) (list []*frontend.Device, clos
 type crowd struct {
 	idle int
 	d    *daemon
+	all  []*tiny
 	rate int // frames a second that an innocent pair of this switch carries without loss
 }
 
@@ -80,6 +81,10 @@ func (c *crowd) fresh(t *testing.T, broken bool) *daemon {
 		_ = c.d.cmd.Process.Kill()
 		<-c.d.ended
 	}
+	for _, g := range c.all {
+		g.close()
+	}
+	c.all = nil
 	// It comes before all else on this machine, attackers included, as a switch with cores of its own does.
 	c.d = newDaemon(t, "--tx-csum", "1", "--tso", "1")
 	c.d.before = []string{"nice", "-n", "-15"}
@@ -90,12 +95,13 @@ func (c *crowd) fresh(t *testing.T, broken bool) *daemon {
 			t.Fatalf("idle guest %d does not get on: %v", i, err)
 		}
 		t.Cleanup(g.close)
+		c.all = append(c.all, g)
 	}
 	return c.d
 }
 
 const (
-	attackLasts = 1500 * time.Millisecond
+	attackLasts = time.Second
 	mustKeep    = 0.9
 )
 

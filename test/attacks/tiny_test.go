@@ -22,6 +22,7 @@ type tiny struct {
 	kick, call [2]int
 	avail      [2]uint16
 	used       uint16 // receive ring
+	closed     bool
 }
 
 // A ring's part of the memory, and the places in there.
@@ -167,7 +168,12 @@ func (d *tiny) receive(limit time.Duration) []byte {
 	return f
 }
 
+// close ends the connection and frees everything. Closing twice is fine.
 func (d *tiny) close() {
+	if d.closed {
+		return
+	}
+	d.closed = true
 	d.wire.Conn.Close()
 	for _, fd := range []int{d.fd, d.kick[0], d.kick[1], d.call[0], d.call[1]} {
 		if fd >= 0 {
