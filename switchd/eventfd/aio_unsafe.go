@@ -8,23 +8,19 @@ import (
 
 // request is struct iocb (linux/aio_abi.h) in host order, as on the little-endian hosts that the switch runs on.
 type request struct {
-	data       uint64
-	key, flags uint32 // aio_key, aio_rw_flags
-	opcode     uint16
-	priority   int16
-	fd         uint32
-	buf        uint64
-	bytes      uint64
-	offset     int64
-	reserved   uint64
-	iocbFlags  uint32
-	resfd      uint32
+	_         uint64 // aio_data
+	_, _      uint32 // aio_key, aio_rw_flags
+	opcode    uint16
+	_         int16 // aio_reqprio
+	fd        uint32
+	_         [4]uint64 // aio_buf, aio_nbytes, aio_offset, aio_reserved2
+	iocbFlags uint32
+	resfd     uint32
 }
 
 // completion is struct io_event.
 type completion struct {
-	data, obj    uint64
-	result, more int64
+	_ [4]uint64
 }
 
 const (

@@ -24,9 +24,6 @@ func key(mac ether.MAC) uint64 { return bits.ReverseBytes64(uint64(mac)) }
 // keyMask selects the key of an entry.
 const keyMask = ^uint64(0xffff)
 
-// addressOf gives the address of an entry.
-func addressOf(word uint64) ether.MAC { return ether.MAC(bits.ReverseBytes64(word & keyMask)) }
-
 const (
 	slotEmpty   = 0
 	slotFresh   = 1 << 15   // the address was a source since the clock's last step

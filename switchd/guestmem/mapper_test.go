@@ -123,11 +123,11 @@ func TestSparseMemoryIsCounted(t *testing.T) {
 
 // TestMappingsAreCounted: so do mappings, which are few (vm.max_map_count); each is counted once, however many tables have it.
 func TestMappingsAreCounted(t *testing.T) {
-	b, a := account(budget.Limit{Total: 1 << 40, User: 1 << 40, Account: 1 << 40})
+	b, _ := account(budget.Limit{Total: 1 << 40, User: 1 << 40, Account: 1 << 40})
 	limits := b.Limits()
 	limits[budget.Mappings] = budget.Limit{Total: 10, User: 10, Account: 10}
 	b = budget.New(limits, nil)
-	a = b.Open(1, false)
+	a := b.Open(1, false)
 	fd := memfd(t, 0x1000)
 	m, err := (Mapper{Files: foreign.New(a)}).Map(nil)
 	if err != nil {

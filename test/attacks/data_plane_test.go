@@ -21,7 +21,6 @@ type pump struct {
 	r     *frontend.Ring
 	size  uint16
 	avail uint16
-	data  guestmem.Ptr
 	fill  func(slot guestmem.Ptr, n uint16) // before a buffer is offered; may be nil
 }
 

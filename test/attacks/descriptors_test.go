@@ -20,7 +20,6 @@ import (
 // slowCloser makes TCP sockets whose close(2) takes an hour: SO_LINGER, data under way, and a peer that does not read.
 type slowCloser struct {
 	peer unix.Sockaddr
-	n    int
 }
 
 func newSlowCloser(t testing.TB) *slowCloser {

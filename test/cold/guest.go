@@ -47,7 +47,6 @@ type guest struct {
 type ring struct {
 	base        guestmem.Ptr
 	avail, used uint16
-	published   uint16
 }
 
 // newGuest makes a guest's memory, of which that many bytes are resident, in one island or in one for each buffer. flags are memfd_create's.
