@@ -143,11 +143,13 @@ func (c *crowd) beside(t *testing.T, d *daemon, a attack, uid int) (tally, int64
 	p.keepsTalking(t, "before the attack")
 	s, end := d.begin(a, uid)
 	time.Sleep(200 * time.Millisecond) // its devices get on
-	before := p.drops()
+	before, waited := p.drops(), d.waited()
 	y := p.traffic(attackLasts, c.rate, false)
+	waited = d.waited() - waited
 	end()
 	if y.share() < mustKeep || y.disorder != 0 {
-		t.Errorf("beside the attack: %v, %d in disorder; drops before: %s, now: %s", y, y.disorder, before, p.drops())
+		t.Errorf("beside the attack: %v, %d in disorder; switchd waited %v for processors; drops before: %s, now: %s",
+			y, y.disorder, waited.Round(time.Millisecond), before, p.drops())
 	}
 	eventually(t, 10*time.Second, "the innocent pair talks after the attack", func() bool { return p.traffic(5*time.Millisecond, 1000, true).kept > 0 })
 	p.keepsTalking(t, "after the attack")

@@ -200,6 +200,20 @@ func (d *daemon) cpu(t testing.TB) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
+// waited is how long the process's threads were ready to run and had no processor: much of it, and the machine was too busy for a measurement.
+func (d *daemon) waited() (sum time.Duration) {
+	list, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", d.pid()))
+	for _, path := range list {
+		if data, err := os.ReadFile(path); err == nil {
+			if fields := strings.Fields(string(data)); len(fields) > 1 {
+				n, _ := strconv.ParseInt(fields[1], 10, 64)
+				sum += time.Duration(n)
+			}
+		}
+	}
+	return sum
+}
+
 // status is a value of /proc/PID/status in KiB, such as VmRSS.
 func (d *daemon) status(t testing.TB, key string) int {
 	t.Helper()
