@@ -3,6 +3,7 @@ package attacks
 import (
 	"encoding/binary"
 	"path/filepath"
+	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -222,4 +223,39 @@ func sendRARP(s *scene) {
 		many = append(many, frontend.Message(user.VHOST_USER_SEND_RARP, 0, binary.LittleEndian.AppendUint64(nil, 0x660000000002))...)
 	}
 	s.repeat(d, many, 200)
+}
+
+// TestCallChange: a guest masks and unmasks its receive queue's vector, and its QEMU passes another call eventfd each time (audit 17). No frame to it is
+// lost meanwhile.
+func TestCallChange(t *testing.T) {
+	d := start(t)
+	p := newPair(t, d, innocent)
+	masked, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(masked)
+	stop, changed := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		defer func() { changed <- n }()
+		for fds := []int{masked, p.to.RX[0].Call}; ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := p.to.Tell(user.VHOST_USER_SET_VRING_CALL, frontend.U64(0), fds[n%2]); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	y := p.traffic(1500*time.Millisecond, 5000, true)
+	close(stop)
+	t.Logf("%d changes: %v", <-changed, y)
+	if y.kept != y.offered || y.disorder != 0 {
+		t.Errorf("while call eventfds are changed: %v, %d in disorder; %s", y, y.disorder, p.drops())
+	}
+	d.goesOn(t)
 }
