@@ -55,7 +55,7 @@ func For(h Host, s Sizes) (Limits, error) {
 	mappings := h.MaxMapCount/4*3 - min(ownMappings, h.MaxMapCount/4*3)
 	l := Limits{
 		Ports:        shares(ports, 1),
-		Connections:  shares(ports+ports/4+16, 1),
+		Connections:  shares(2*ports+64, 2), // two: a named port's device, and the one that waits for its end
 		Requests:     shares(maxRequests, 1),
 		Descriptors:  shares(free, per+passingDescriptors),
 		Threads:      shares(maxThreads, 8),
@@ -63,6 +63,7 @@ func For(h Host, s Sizes) (Limits, error) {
 		AddressSpace: shares(addressSpace, min(2*guest+1<<30, addressSpace/2)),
 		GuestMemory:  shares(max(32*h.Memory, 8*guest), 2*guest), // a new table is mapped before the old one goes
 	}
+	l[Connections].User = ports/4*3 + 32 // as many as ports, and some that are refused: others have as much room
 	l[Requests].User = maxRequests / 4
 	l[Threads].User = maxThreads / 4
 	return l, nil

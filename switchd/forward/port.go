@@ -95,8 +95,9 @@ type transmitRing struct {
 	worker   int // who polls it, -1 before the first table; sw.mu
 	port     *Port
 	c        *counters
-	watched  uint64 // the last look at what the worker sleeps on that had it; the worker's
-	loans    *loans // nil: nothing is ever lent
+	watcher  *sleeper // of the worker that has it; the worker's
+	watched  uint64   // the last look at what the watcher sleeps on that had it
+	loans    *loans   // nil: nothing is ever lent
 
 	lastSource ether.MAC // of the last frame that passed; the worker's
 	lastSeen   uint32

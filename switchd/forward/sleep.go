@@ -25,8 +25,9 @@ type sleeper struct {
 	epoll   int // -1 before init
 	wake    int // eventfd
 	spin    time.Duration
-	look    uint64 // number of the last watch
-	uplinks bool   // are watched
+	look    uint64          // number of the last watch
+	uplinks bool            // are watched
+	rings   []*transmitRing // that are watched
 	kicks   map[int32]*transmitRing
 	ready   [64]unix.EpollEvent
 }
@@ -61,26 +62,37 @@ func (s *sleeper) add(fd int, events uint32) error {
 // eventfd that epoll refuses leaves its ring to the regular look-around of rest.
 func (s *sleeper) watch(tx []*transmitRing, uplinks []*uplinkQueue) {
 	s.look++
+	added := 0 // at the end of s.rings
 	for _, r := range tx {
-		if r.watched == s.look-1 && s.kicks[int32(r.queue.KickFD())] == r {
-			r.watched = s.look
+		if r.watcher != s {
+			s.rings = append(s.rings, r)
+			added++
 		}
+		r.watcher, r.watched = s, s.look
 	}
-	for fd, r := range s.kicks {
-		if r.watched != s.look {
-			_ = unix.EpollCtl(s.epoll, unix.EPOLL_CTL_DEL, int(fd), nil)
-			delete(s.kicks, fd)
-		}
-	}
-	for _, r := range tx {
-		if r.watched == s.look {
+	kept, before := s.rings[:0], len(s.rings)-added
+	for i, r := range s.rings {
+		fd := r.queue.KickFD()
+		switch {
+		case i >= before:
+			if fd >= 0 && s.add(fd, unix.EPOLLIN|unix.EPOLLET) == nil {
+				s.kicks[int32(fd)] = r
+			}
+		case r.watched == s.look:
+		default: // gone, or another worker's
+			if s.kicks[int32(fd)] == r {
+				_ = unix.EpollCtl(s.epoll, unix.EPOLL_CTL_DEL, fd, nil)
+				delete(s.kicks, int32(fd))
+			}
+			if r.watcher == s {
+				r.watcher = nil
+			}
 			continue
 		}
-		if fd := r.queue.KickFD(); fd >= 0 && s.add(fd, unix.EPOLLIN|unix.EPOLLET) == nil {
-			s.kicks[int32(fd)] = r
-		}
-		r.watched = s.look
+		kept = append(kept, r)
 	}
+	clear(s.rings[len(kept):])
+	s.rings = kept
 	if !s.uplinks {
 		s.uplinks = true
 		for _, u := range uplinks {

@@ -209,7 +209,8 @@ func (v *visit) admit(ctx context.Context) (Reason, error) {
 		return v.sit()
 	default:
 	}
-	if err := v.stranger(); err != nil {
+	// While its predecessor leaves, it is its user's; one whose user has used up everything waits at the port's expense, which has room for one.
+	if err := v.stranger(); err != nil && v.count(d.files) != nil {
 		return ReasonBudget, err
 	}
 	v.note("waits for its port to be free")
