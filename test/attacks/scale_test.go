@@ -143,7 +143,7 @@ func (p *pair) latency(while time.Duration) time.Duration {
 		if p.from.Send(0, f) != nil {
 			break
 		}
-		if _, err := p.to.Receive(0, time.Second); err == nil {
+		if _, err := p.to.Spin(0, time.Second); err == nil {
 			all = append(all, time.Since(sent))
 		}
 		p.from.Reclaim(0)
