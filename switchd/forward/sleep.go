@@ -28,6 +28,7 @@ type sleeper struct {
 	look    uint64          // number of the last watch
 	uplinks bool            // are watched
 	rings   []*transmitRing // that are watched
+	fresh   []*transmitRing // of these, since the last look
 	kicks   map[int32]*transmitRing
 	ready   [64]unix.EpollEvent
 }
@@ -62,10 +63,11 @@ func (s *sleeper) add(fd int, events uint32) error {
 // eventfd that epoll refuses leaves its ring to the regular look-around of rest.
 func (s *sleeper) watch(tx []*transmitRing, uplinks []*uplinkQueue) {
 	s.look++
+	s.fresh = s.fresh[:0]
 	added := 0 // at the end of s.rings
 	for _, r := range tx {
 		if r.watcher != s {
-			s.rings = append(s.rings, r)
+			s.rings, s.fresh = append(s.rings, r), append(s.fresh, r)
 			added++
 		}
 		r.watcher, r.watched = s, s.look
@@ -106,20 +108,22 @@ func (s *sleeper) watch(tx []*transmitRing, uplinks []*uplinkQueue) {
 // wakeUp ends a sleep, or the next one if there is none.
 func (s *sleeper) wakeUp() { _, _ = unix.Write(s.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
 
-// wait sleeps until something is ready or the time is up.
-func (s *sleeper) wait(limit time.Duration) {
+// wait sleeps until something is ready or the time is up, and tells whether that was the control side alone.
+func (s *sleeper) wait(limit time.Duration) (control bool) {
 	n, err := unix.EpollWait(s.epoll, s.ready[:], int(limit/time.Millisecond))
 	if err != nil {
-		return
+		return false
 	}
 	var count [8]byte
 	for _, e := range s.ready[:n] {
 		if int(e.Fd) == s.wake {
 			_, _ = unix.Read(s.wake, count[:])
+			control = n == 1
 		} else if r := s.kicks[e.Fd]; r != nil {
 			r.c.kicks.Add(1)
 		}
 	}
+	return control
 }
 
 // rest is called after each round without work; idle is when the idleness began (zero: just now). It keeps polling for a while, then asks
@@ -138,10 +142,36 @@ func (w *worker) rest(idle time.Time) time.Time {
 	w.wantKicks(true)
 	w.fence.Full()
 	if !w.anythingAvailable() {
-		w.doze(now)
+		for w.doze(now) && w.turnOver() {
+		}
 	}
 	w.wantKicks(false)
 	return time.Time{}
+}
+
+// turnOver does what the control side has woken the worker for, and tells whether it may sleep on: where many ports come and go, looking at the
+// rings of all others each time would be most of the work. Those want kicks, and nobody has kicked.
+func (w *worker) turnOver() bool {
+	w.stats.rounds.Store(w.stats.rounds.Load() + 1)
+	w.sleep.fresh = w.sleep.fresh[:0]
+	if !w.adopt() || w.owes() {
+		return false
+	}
+	for _, r := range w.sleep.fresh {
+		if !r.port.broken.Load() {
+			w.ringWantsKicks(r, true)
+		}
+	}
+	w.fence.Full()
+	if w.sw.table.Load() != w.table {
+		return false
+	}
+	for _, r := range w.sleep.fresh {
+		if !r.port.broken.Load() && w.ringAvailable(r) {
+			return false
+		}
+	}
+	return true
 }
 
 // polls tells whether the worker receives from an uplink queue that cannot wake it up.
@@ -154,22 +184,27 @@ func (w *worker) polls() bool {
 	return false
 }
 
-// doze sleeps and adapts how long to poll before the next sleep: a sleep that ends at once was not worth its system calls.
-func (w *worker) doze(now time.Time) {
+// doze sleeps and adapts how long to poll before the next sleep: a sleep that ends at once was not worth its system calls. It tells whether the
+// control side alone ended it.
+func (w *worker) doze(now time.Time) (control bool) {
 	w.stats.busy.Add(w.sw.now() - w.stats.since.Swap(0))
 	w.stats.sleeps.Add(1)
 	nap := w.napTime()
 	w.still.Store(true)
-	w.sleep.wait(nap)
+	control = w.sleep.wait(nap)
 	w.awake()
 	w.pace.sampleCPU()
 	w.stats.since.Store(w.sw.now())
 	w.stats.wakeups.Add(1)
+	if control {
+		return true
+	}
 	if time.Since(now) < shortSleep {
 		w.sleep.spin = min(4*w.sleep.spin, maxSpin)
 	} else {
 		w.sleep.spin = max(w.sleep.spin/2, minSpin)
 	}
+	return false
 }
 
 // napTime bounds a sleep: rings without a kick eventfd must be polled, and nobody tells that a device has read what it was lent.

@@ -196,6 +196,13 @@ func (s *Switch) commit() {
 		s.publish(interim)
 	}
 	final := s.build()
+	load := make([]int, len(final.tx))
+	for _, r := range rings {
+		load[r.worker]++
+	}
+	for i, n := range load {
+		final.tx[i] = make([]*transmitRing, 0, n)
+	}
 	for _, r := range rings {
 		final.tx[r.worker] = append(final.tx[r.worker], r)
 	}
@@ -207,7 +214,7 @@ func (s *Switch) commit() {
 }
 
 func (s *Switch) transmitRings() []*transmitRing {
-	var rings []*transmitRing
+	rings := make([]*transmitRing, 0, len(s.ports)+len(s.ports)/4)
 	for _, p := range s.ports {
 		if p != nil && p.view != nil {
 			rings = append(rings, p.view.tx...)

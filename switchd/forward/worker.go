@@ -147,7 +147,7 @@ func (w *worker) adopt() bool {
 		w.pass(asked)
 	}
 	if t == w.table {
-		return true
+		return !t.closed
 	}
 	w.source = nil
 	w.table = t
