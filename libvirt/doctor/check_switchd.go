@@ -132,6 +132,7 @@ func checkMTUs(_, after control.Stats) Result {
 // remedies are what to do about frames that are dropped for a reason.
 var remedies = map[string]string{
 	"ring_full":      "the receiver is too slow: larger rings (rx_queue_size='1024' in <driver>), more queues, switchd --rx-retry-num 16, or a free core for it",
+	"ring_busy":      "a worker of the switch hangs or has no processor: give the workers cores of their own (--cores)",
 	"too_small":      "give sender and receiver one MTU; jumbo frames need switchd --mergeable 1",
 	"not_ready":      "bring the receiving guest's interface up: ip link set DEV up",
 	"fault":          "the guest's driver broke the rules, or its memory went away: see switchd's log",
