@@ -39,7 +39,7 @@ type statusBackend struct{ Backend }
 
 func (statusBackend) Version() VersionInfo { return VersionInfo{Version: "admin"} }
 
-func books(t *testing.T) *budget.Budget {
+func books(t testing.TB) *budget.Budget {
 	limits, err := budget.For(budget.Host{MaxMapCount: 65530, Descriptors: 65536, Memory: 1 << 30}, budget.Sizes{QueuePairs: 16})
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +47,7 @@ func books(t *testing.T) *budget.Budget {
 	return budget.New(limits, nil)
 }
 
-func run(t *testing.T, server func(net.Listener) *Server) (string, *Server) {
+func run(t testing.TB, server func(net.Listener) *Server) (string, *Server) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", path)
