@@ -49,10 +49,11 @@ func longest(h *metrics.Float64Histogram) float64 {
 const (
 	// collectPoll is how often the heap is looked at.
 	collectPoll = 50 * time.Millisecond
-	// collectIdle is how many bytes of garbage are collected when all workers sleep, so that nobody notices.
-	collectIdle = 16 << 20
+	// collectIdle is how many bytes of garbage, and at least as many as are in use, are collected when all workers have slept for collectPoll:
+	// hardly anybody notices.
+	collectIdle = 4 << 20
 	// collectBusy is how many make it worth stopping the workers, for some milliseconds.
-	collectBusy = 96 << 20
+	collectBusy = 256 << 20
 	// parkTimeout is how long the workers may take to park: a burst takes much less.
 	parkTimeout = 5 * time.Millisecond
 	// tooMuch is how many bytes of garbage are worth a line in the log.
@@ -69,19 +70,24 @@ func tuneRuntime(workers int) {
 func (d *Daemon) collect(ctx context.Context) {
 	ticker := time.NewTicker(collectPoll)
 	defer ticker.Stop()
-	live, told := heapBytes(), false
+	live, told, wakeups := heapBytes(), false, uint64(0)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
+		before := wakeups
+		wakeups = d.wakeups()
+		idle := d.sw.Idle() && wakeups == before
 		heap := heapBytes()
 		garbage := heap - min(live, heap)
-		if garbage < collectIdle || garbage < collectBusy && !d.sw.Idle() {
+		if garbage < max(collectIdle, live) && garbage < collectBusy || garbage < collectBusy && !idle {
 			continue
 		}
-		if d.sw.Parked(parkTimeout, runtime.GC) {
+		var swept <-chan struct{}
+		if d.sw.Parked(parkTimeout, func() { swept = markGarbage() }) {
+			<-swept
 			live, told = heapBytes(), false
 		} else if garbage > tooMuch && !told {
 			told = true
@@ -89,6 +95,34 @@ func (d *Daemon) collect(ctx context.Context) {
 				"heap_bytes", heap)
 		}
 	}
+}
+
+// wakeups is how often the workers have woken up.
+func (d *Daemon) wakeups() (n uint64) {
+	for _, w := range d.sw.Workers() {
+		n += w.Wakeups
+	}
+	return n
+}
+
+// markGarbage runs a collection up to the end of marking, after which it stops the world no more. The channel is closed when it is all done.
+func markGarbage() <-chan struct{} {
+	before, swept := collections(), make(chan struct{})
+	go func() {
+		defer close(swept)
+		runtime.GC()
+	}()
+	for collections() == before {
+		time.Sleep(100 * time.Microsecond)
+	}
+	return swept
+}
+
+// collections is how many collections have been marked.
+func collections() uint64 {
+	sample := [1]metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}}
+	metrics.Read(sample[:])
+	return sample[0].Value.Uint64()
 }
 
 // heapBytes is what objects take, garbage included. It stops nobody.

@@ -24,8 +24,9 @@ const (
 	addressSpace   = 64 << 40 // bytes: half of what 47-bit addresses have
 	maxThreads     = 512      // that wait for foreigners; the Go runtime allows 10,000 in all
 	maxRequests    = 256
-	// A message may carry that many descriptors beside those that the device keeps; twice, as the last message's are closed later.
-	passingDescriptors = 16
+	// A message may carry 8 descriptors beside those that the device keeps, and the last message's are closed later; 64 replaced call
+	// descriptors may wait for the workers, and a batch of them is being closed.
+	passingDescriptors = 16 + 2*64
 	// mappingsPerDevice is twice vhost.MaxMemorySlots: a new table is mapped before the old one is given up.
 	mappingsPerDevice = 2 * 509
 )

@@ -24,7 +24,7 @@ const (
 	// bytesPerMicrosecond is what time costs.
 	bytesPerMicrosecond = 6000
 	// A burst is slow if it takes longer than slowBurst + slowFrame for each of its frames + slowKilobyte for each 1024 of its bytes.
-	slowBurst    = 30 * time.Microsecond
+	slowBurst    = 150 * time.Microsecond
 	slowFrame    = 3 * time.Microsecond
 	slowKilobyte = time.Microsecond
 	// slowRound is how long slow ports may take in one round, but for the last burst.

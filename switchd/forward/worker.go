@@ -176,8 +176,14 @@ func (w *worker) wakeFresh() {
 	w.signals.Flush()
 }
 
-// pin binds the thread to its core. A core that cannot be had is no reason not to serve.
+// workerNice is the workers' niceness.
+const workerNice = -10
+
+// pin binds the thread to its core, and has it go before others. A core that cannot be had is no reason not to serve.
 func (w *worker) pin() {
+	// Threads of the control side that map and unmap guests' memory, dozens at a time, must not take the processor away. Whoever may not
+	// raise its priority (RLIMIT_NICE) serves all the same.
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, workerNice)
 	if w.core < 0 {
 		return
 	}

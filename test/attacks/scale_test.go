@@ -46,8 +46,9 @@ func TestManyPorts(t *testing.T) {
 	closeAll(guests)
 	d.launch(t, d.out)
 	guests = connectAll("connecting again after a restart")
-	if cheapest > manyPorts*time.Millisecond {
-		t.Errorf("connecting: %v of switchd's CPU for a port, at most 1 ms is wanted", cheapest/manyPorts)
+	// On a quiet machine it is 0.9 to 1.0 ms a port, on a shared one up to 1.6; it was 4.3 to 4.9 when it was quadratic.
+	if cheapest > manyPorts*2500*time.Microsecond {
+		t.Errorf("connecting: %v of switchd's CPU for a port", cheapest/manyPorts)
 	}
 	everybodySends(t, d, guests)
 	before, begin := d.cpu(t), time.Now()
