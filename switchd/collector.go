@@ -51,7 +51,7 @@ const (
 	collectPoll = 50 * time.Millisecond
 	// collectIdle is how many bytes of garbage, and at least as many as are in use, are collected when all workers have slept for collectPoll:
 	// hardly anybody notices.
-	collectIdle = 4 << 20
+	collectIdle = 2 << 20
 	// collectBusy is how many make it worth stopping the workers, for some milliseconds.
 	collectBusy = 256 << 20
 	// parkTimeout is how long the workers may take to park: a burst takes much less.
@@ -110,7 +110,7 @@ func markGarbage() <-chan struct{} {
 	before, swept := collections(), make(chan struct{})
 	go func() {
 		defer close(swept)
-		runtime.GC()
+		debug.FreeOSMemory() // a collection, and what it freed goes back to the machine
 	}()
 	for collections() == before {
 		time.Sleep(100 * time.Microsecond)

@@ -195,10 +195,10 @@ func (w *worker) doze(now time.Time) (control bool) {
 	w.awake()
 	w.pace.sampleCPU()
 	w.stats.since.Store(w.sw.now())
-	w.stats.wakeups.Add(1)
 	if control {
 		return true
 	}
+	w.stats.wakeups.Add(1)
 	if time.Since(now) < shortSleep {
 		w.sleep.spin = min(4*w.sleep.spin, maxSpin)
 	} else {
