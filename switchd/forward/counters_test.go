@@ -106,6 +106,14 @@ func TestFloodIsDeliveredOrDropped(t *testing.T) {
 			if _, out := s.UplinkStats(); c.outDrops != "" && (out.Drops[c.outDrops] != 1 || out.Dropped() != 1) {
 				t.Errorf("the uplink: %+v, want %s", out, c.outDrops)
 			}
+			waitFor(t, func() bool { // what a receiver got is counted at the end of the round
+				counted := true
+				for _, p := range s.Ports()[1:] {
+					rx := p.Pairs[0].RX
+					counted = counted && rx.Packets+rx.Dropped() > 0
+				}
+				return counted
+			})
 			for _, p := range s.Ports()[1:] {
 				if rx := p.Pairs[0].RX; rx.Packets+rx.Dropped() != 1 || c.full != (rx.Drops["ring_full"] == 1) || rx.Retries != 0 {
 					t.Errorf("port %d: %+v", p.ID, rx)
