@@ -119,10 +119,26 @@ func (p *Port) Update(rings []*virtio.Queue, features virtio.Features, memory *g
 	s.mu.Lock()
 	before := p.view
 	p.view = p.newView(rings, features, memory)
-	s.commit()
+	s.commit(before.loses(p.view))
 	s.mu.Unlock()
 	p.settle(before.without(p.view))
 	p.relend(memory)
+}
+
+// loses tells whether the next view lacks something that workers may touch as long as they have this one.
+func (v *view) loses(next *view) bool {
+	if v == nil || len(v.rx)+len(v.tx) == 0 {
+		return false
+	}
+	if next == nil || next.memory != v.memory {
+		return true
+	}
+	for _, r := range v.rx {
+		if !slices.Contains(next.rx, r) {
+			return true
+		}
+	}
+	return len(v.without(next)) > 0
 }
 
 // without lists the transmit rings that the next view has no more.
@@ -148,7 +164,7 @@ func (p *Port) Close() {
 	s.mu.Lock()
 	before := p.view
 	p.view = nil
-	s.commit()
+	s.commit(before.loses(nil))
 	s.mu.Unlock()
 	p.settle(before.without(nil))
 	p.relend(nil)
@@ -176,7 +192,7 @@ func (p *Port) newView(rings []*virtio.Queue, features virtio.Features, memory *
 			p.breakDown(fault)
 			continue
 		}
-		p.sw.fresh = append(p.sw.fresh, freshRing{q, p, p.pairs[pair].of(i)})
+		p.sw.fresh = append(p.sw.fresh, freshRing{queue: q, port: p, c: p.pairs[pair].of(i)})
 		if i%2 == 0 {
 			v.rx = append(v.rx, &receiveRing{
 				queue: q, header: features.HeaderSize(), merge: features.Has(virtio.VIRTIO_NET_F_MRG_RXBUF),

@@ -38,7 +38,10 @@ type Switch struct {
 	mu    sync.Mutex  // what follows, and changes of table
 	ports []*Port     // by identifier
 	gone  PairStats   // sums of the ports that were closed
-	fresh []freshRing // that have started since the last table
+	fresh []freshRing // that have started since the first worker's last table
+
+	rings  []*transmitRing // of transmitRings, and commit's notes about them: kept, because there may be thousands
+	before []int
 
 	uplinkC      uplinkCounters
 	uplinkQueues []*uplinkQueue // made by Run
@@ -63,7 +66,7 @@ type table struct {
 	ports  []*view           // by identifier
 	flood  []*view           // those with receive rings
 	tx     [][]*transmitRing // by worker; a port's rings stand together
-	fresh  []freshRing       // not in the table before
+	fresh  []freshRing       // not in a table that the first worker had before
 	closed bool              // workers end
 }
 
@@ -73,6 +76,7 @@ type freshRing struct {
 	queue *virtio.Queue
 	port  *Port
 	c     *counters
+	epoch uint64 // of the first table that has it; 0: of the next one
 }
 
 // New makes a switch. Nothing runs before Run.
@@ -115,14 +119,14 @@ func (s *Switch) Run(ctx context.Context) error {
 			w.run()
 		}()
 	}
-	s.commit() // ports that came before Run
+	s.commit(true) // ports that came before Run
 	s.mu.Unlock()
 	s.serveEvents(ctx)
 
 	s.mu.Lock()
 	last := s.build()
 	last.closed = true
-	s.publish(last)
+	s.publish(last, true)
 	s.running.Store(false)
 	s.mu.Unlock()
 	group.Wait()
@@ -158,7 +162,8 @@ func (s *Switch) AddPort(fail func(error)) (*Port, error) {
 
 // build makes the table for the present ports. The caller holds mu.
 func (s *Switch) build() *table {
-	t := &table{epoch: s.table.Load().epoch + 1, ports: make([]*view, len(s.ports)), tx: make([][]*transmitRing, len(s.config.Cores))}
+	t := &table{epoch: s.table.Load().epoch + 1, ports: make([]*view, len(s.ports)), flood: make([]*view, 0, len(s.ports)),
+		tx: make([][]*transmitRing, len(s.config.Cores))}
 	for id, p := range s.ports {
 		if p == nil || p.view == nil {
 			continue
@@ -171,14 +176,16 @@ func (s *Switch) build() *table {
 	return t
 }
 
-// commit brings the workers onto the present ports and returns when each has passed the top of its loop. Rings that change their worker are
-// first taken from the old one. The caller holds mu.
-func (s *Switch) commit() {
+// commit brings the workers onto the present ports. Rings that change their worker are first taken from the old one. With wait it returns when
+// each worker has passed the top of its loop; without, which is for changes that take nothing away, they follow when they get round to it. The
+// caller holds mu.
+func (s *Switch) commit(wait bool) {
 	rings := s.transmitRings()
-	before := make([]int, len(rings))
-	for i, r := range rings {
-		before[i] = r.worker
+	before := s.before[:0]
+	for _, r := range rings {
+		before = append(before, r.worker)
 	}
+	s.before = before
 	assign(rings, len(s.config.Cores))
 	var interim *table
 	for i, r := range rings {
@@ -193,7 +200,7 @@ func (s *Switch) commit() {
 				interim.tx[r.worker] = append(interim.tx[r.worker], r)
 			}
 		}
-		s.publish(interim)
+		s.publish(interim, true)
 	}
 	final := s.build()
 	load := make([]int, len(final.tx))
@@ -206,20 +213,18 @@ func (s *Switch) commit() {
 	for _, r := range rings {
 		final.tx[r.worker] = append(final.tx[r.worker], r)
 	}
-	final.fresh = s.fresh
-	s.publish(final)
-	if s.running.Load() {
-		s.fresh = nil
-	}
+	s.publish(final, wait)
 }
 
 func (s *Switch) transmitRings() []*transmitRing {
-	rings := make([]*transmitRing, 0, len(s.ports)+len(s.ports)/4)
+	rings := s.rings[:0]
 	for _, p := range s.ports {
 		if p != nil && p.view != nil {
 			rings = append(rings, p.view.tx...)
 		}
 	}
+	clear(s.rings[min(len(rings), len(s.rings)):]) // what has gone is not kept alive
+	s.rings = rings
 	return rings
 }
 
@@ -257,8 +262,10 @@ func least(load []int) int {
 	return best
 }
 
-// publish replaces the table and waits until every worker works on it. The caller holds mu.
-func (s *Switch) publish(t *table) {
+// publish replaces the table, and may wait until every worker works on it. The caller holds mu.
+func (s *Switch) publish(t *table, wait bool) {
+	s.fresh = s.stillFresh(t.epoch)
+	t.fresh = s.fresh
 	s.table.Store(t)
 	if !s.running.Load() {
 		return
@@ -266,9 +273,27 @@ func (s *Switch) publish(t *table) {
 	for _, w := range s.workers {
 		w.wakeUp()
 	}
+	if !wait {
+		return
+	}
 	for _, w := range s.workers {
 		for w.passed.Load() < t.epoch {
 			time.Sleep(20 * time.Microsecond)
 		}
 	}
+}
+
+// stillFresh lists the rings that the first worker has to make known with the table of this epoch: it may have skipped the tables before.
+func (s *Switch) stillFresh(epoch uint64) (list []freshRing) {
+	for _, f := range s.fresh {
+		if f.epoch == 0 {
+			f.epoch = epoch
+		} else if s.running.Load() && s.workers[0].passed.Load() >= f.epoch {
+			continue
+		}
+		if v := f.port.view; v != nil && v.countersOf(f.queue) != nil {
+			list = append(list, f)
+		}
+	}
+	return list
 }

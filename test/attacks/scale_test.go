@@ -14,7 +14,7 @@ const manyPorts = 1024
 func TestManyPorts(t *testing.T) {
 	d := start(t)
 	bare := d.status(t, "RssAnon")
-	cheapest := time.Hour // the two connects do the same work; what else the machine does makes either of them dearer, never cheaper
+	cheapest := time.Hour
 	connectAll := func(what string) (list []*tiny) {
 		before, begin := d.cpu(t), time.Now()
 		var quarters [4]time.Duration
@@ -29,8 +29,8 @@ func TestManyPorts(t *testing.T) {
 			}
 		}
 		used := quarters[3]
-		t.Logf("%s: %v of switchd's CPU (after each quarter %v), %v in all", what, used, quarters, time.Since(begin).Round(time.Millisecond))
 		cheapest = min(cheapest, used)
+		t.Logf("%s: %v of switchd's CPU (after each quarter %v), %v in all", what, used, quarters, time.Since(begin).Round(time.Millisecond))
 		return list
 	}
 	guests := connectAll("connecting")
@@ -43,12 +43,17 @@ func TestManyPorts(t *testing.T) {
 	if took > 3*time.Second { // 1 s on a machine that has nothing else to do
 		t.Errorf("with %d ports switchd needs %v to stop", manyPorts, took)
 	}
-	closeAll(guests)
-	d.launch(t, d.out)
-	guests = connectAll("connecting again after a restart")
-	// On a quiet machine it is 0.9 to 1.0 ms a port, on a shared one up to 1.6; it was 4.3 to 4.9 when it was quadratic.
-	if cheapest > manyPorts*2500*time.Microsecond {
-		t.Errorf("connecting: %v of switchd's CPU for a port", cheapest/manyPorts)
+	// What else the machine does makes this dearer, never cheaper: the cheapest of a few counts.
+	for i := 0; i == 0 || i < 5 && cheapest > manyPorts*time.Millisecond; i++ {
+		if i > 0 {
+			d.stop(t)
+		}
+		closeAll(guests)
+		d.launch(t, d.out)
+		guests = connectAll("connecting again after a restart")
+	}
+	if cheapest > manyPorts*time.Millisecond {
+		t.Errorf("connecting: %v of switchd's CPU for a port, at most 1 ms is wanted", cheapest/manyPorts)
 	}
 	everybodySends(t, d, guests)
 	before, begin := d.cpu(t), time.Now()
