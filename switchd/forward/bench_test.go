@@ -164,12 +164,12 @@ func BenchmarkJudge(b *testing.B) {
 			r.learn(b, c.addresses)
 			r.fill(0, c.addresses, 64, false)
 			r.guests[0].tx.offer(virtio.BurstSize)
-			n, _ := r.w.tx[0].queue.FetchViews(r.w.lane.views[:])
+			n, _ := r.w.tx[0].queue.FetchViews(r.w.fast.views[:])
 			b.ReportAllocs()
 			b.ResetTimer()
 			for i := 0; i < b.N; i += n {
 				if taken := r.w.judge(r.w.tx[0], n); taken != n {
-					b.Fatalf("only %d of %d frames are for the express lane", taken, n)
+					b.Fatalf("only %d of %d frames are for the fast path", taken, n)
 				}
 				r.w.groups.reset()
 			}

@@ -140,7 +140,7 @@ func TestUplinkCannotReadFrame(t *testing.T) {
 // TestFaultInTheMiddle: what was written into a receiver's buffers when its memory broke, but not published, is lost, and counted once.
 func TestFaultInTheMiddle(t *testing.T) {
 	for _, to := range []string{"one", "everybody"} {
-		s := startSwitch(t, Config{VM2VM: VM2VMHardware}) // without the express lane
+		s := startSwitch(t, Config{VM2VM: VM2VMHardware}) // without the fast path
 		a, b := newGuest(t, s, 64), newGuest(t, s, 64)
 		b.send(testFrame(0xee, 2, 60, 0))
 		waitFor(t, func() bool { return len(s.Addresses()) == 1 })

@@ -50,7 +50,7 @@ func (w *worker) flood(r *transmitRing, i int) {
 // arrived. A queue pair of the sender always reaches the same pair of the receiver, which keeps the order. What is lost is counted at the
 // receive ring, if there is one, and at the sender; of a frame for everybody (sender nil) there is no more to lose than at this receiver, and
 // nothing to wait for.
-func (w *worker) deliver(v *view, pair int, list []uint8, sender *counters) int {
+func (w *worker) deliver(v *portState, pair int, list []uint8, sender *counters) int {
 	switch {
 	case len(v.rx) == 0 || v.port.broken.Load():
 		w.lose(nil, sender, DropNotReady, len(list))

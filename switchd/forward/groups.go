@@ -14,9 +14,9 @@ type group struct {
 	n      int
 	frames [virtio.BurstSize]uint8
 
-	// What the express lane has done for it.
+	// What the fast path has done for it.
 	rx    *receiveRing // owned; nil if not, or not any more
-	first int          // its place in the lane's moves
+	first int          // its place in the fast path's moves
 	moved int          // frames
 	bytes uint64
 	busy  bool // another worker had the ring

@@ -30,17 +30,17 @@ func (w *worker) ingress(r *transmitRing, limit int) (n int) {
 		n = w.returnDue(r)
 	}
 	if w.sw.config.VM2VM == VM2VMSoftware {
-		taken, more := w.express(r, limit)
+		taken, more := w.fastBurst(r, limit)
 		n += taken
 		if !more || r.port.broken.Load() {
 			return n
 		}
 	}
-	return n + w.general(r, limit)
+	return n + w.slowBurst(r, limit)
 }
 
-// general moves one burst of frames of any kind, at most limit.
-func (w *worker) general(r *transmitRing, limit int) int {
+// slowBurst moves one burst of frames of any kind, at most limit.
+func (w *worker) slowBurst(r *transmitRing, limit int) int {
 	b := &w.burst
 	b.Reset(r.queue)
 	n, err := r.queue.Fetch(b, limit)

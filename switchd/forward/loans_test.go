@@ -131,7 +131,7 @@ func TestLentBuffersComeBackInOrder(t *testing.T) {
 	if got := b.receive(1, 5*time.Second); len(got) != 1 || !bytes.Equal(got[0], local) {
 		t.Fatalf("the other guest got %d frames", len(got))
 	}
-	a.send(local) // by the express lane
+	a.send(local) // by the fast path
 	if got := b.receive(1, 5*time.Second); len(got) != 1 {
 		t.Fatal("a frame behind one that is lent did not arrive")
 	}

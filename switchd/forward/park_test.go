@@ -19,7 +19,7 @@ func TestSlowFault(t *testing.T) {
 	for range 6 {
 		guests = append(guests, newGuest(t, s, 64))
 	}
-	worker := func(g *guest) int { return g.port.view.tx[0].worker }
+	worker := func(g *guest) int { return g.port.state.tx[0].worker }
 	evil := guests[0]
 	var a, b *guest // of the other worker
 	for _, g := range guests[1:] {

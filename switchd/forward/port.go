@@ -37,7 +37,7 @@ type Port struct {
 	undrained  bool             // it may still be reading
 
 	pairs []*pairCounters // by queue pair; sw.mu. Kept while the port lives, whatever becomes of the rings
-	view  *view           // sw.mu
+	state *portState // what workers see of it now; sw.mu
 }
 
 type pairCounters struct{ rx, tx counters }
@@ -50,8 +50,8 @@ func (c *pairCounters) of(ring int) *counters {
 	return &c.tx
 }
 
-// view is what workers see of a port. It is immutable but for what its rings hold.
-type view struct {
+// portState is what workers see of a port. It is immutable but for what its rings hold.
+type portState struct {
 	port   *Port
 	memory *guestmem.Memory
 	rx     []*receiveRing  // running receive rings, by queue pair
@@ -59,7 +59,7 @@ type view struct {
 }
 
 // ring is where frames of a sender's queue pair go. A pair of the sender always reaches the same pair of the receiver, which keeps the order.
-func (v *view) ring(pair int) *receiveRing {
+func (v *portState) ring(pair int) *receiveRing {
 	if len(v.rx) > 1 {
 		return v.rx[pair%len(v.rx)]
 	}
@@ -117,16 +117,16 @@ func (p *Port) VLAN() int { return p.vlan }
 func (p *Port) Update(rings []*virtio.Queue, features virtio.Features, memory *guestmem.Memory) {
 	s := p.sw
 	s.mu.Lock()
-	before := p.view
-	p.view = p.newView(rings, features, memory)
-	s.commit(before.loses(p.view))
+	before := p.state
+	p.state = p.newState(rings, features, memory)
+	s.commit(before.loses(p.state))
 	s.mu.Unlock()
-	p.settle(before.without(p.view))
+	p.settle(before.without(p.state))
 	p.relend(memory)
 }
 
 // loses tells whether the next view lacks something that workers may touch as long as they have this one.
-func (v *view) loses(next *view) bool {
+func (v *portState) loses(next *portState) bool {
 	if v == nil || len(v.rx)+len(v.tx) == 0 {
 		return false
 	}
@@ -142,7 +142,7 @@ func (v *view) loses(next *view) bool {
 }
 
 // without lists the transmit rings that the next view has no more.
-func (v *view) without(next *view) (gone []*transmitRing) {
+func (v *portState) without(next *portState) (gone []*transmitRing) {
 	if v == nil {
 		return nil
 	}
@@ -162,8 +162,8 @@ func (p *Port) Close() {
 	s.fdb.mu.Unlock()
 	s.forgetPort(p)
 	s.mu.Lock()
-	before := p.view
-	p.view = nil
+	before := p.state
+	p.state = nil
 	s.commit(before.loses(nil))
 	s.mu.Unlock()
 	p.settle(before.without(nil))
@@ -176,9 +176,9 @@ func (p *Port) Close() {
 	s.mu.Unlock()
 }
 
-// newView describes the rings to the workers. A ring that goes on running keeps its object, and with it its worker.
-func (p *Port) newView(rings []*virtio.Queue, features virtio.Features, memory *guestmem.Memory) *view {
-	v := &view{port: p, memory: memory}
+// newState describes the rings to the workers. A ring that goes on running keeps its object, and with it its worker.
+func (p *Port) newState(rings []*virtio.Queue, features virtio.Features, memory *guestmem.Memory) *portState {
+	v := &portState{port: p, memory: memory}
 	for i, q := range rings {
 		pair := i / 2
 		for len(p.pairs) <= pair {
@@ -209,17 +209,17 @@ func (p *Port) newView(rings []*virtio.Queue, features virtio.Features, memory *
 }
 
 // keep takes the ring of a queue that the present view has already into the next one.
-func (p *Port) keep(next *view, q *virtio.Queue) bool {
-	if p.view == nil {
+func (p *Port) keep(next *portState, q *virtio.Queue) bool {
+	if p.state == nil {
 		return false
 	}
-	for _, r := range p.view.rx {
+	for _, r := range p.state.rx {
 		if r.queue == q {
 			next.rx = append(next.rx, r)
 			return true
 		}
 	}
-	for _, r := range p.view.tx {
+	for _, r := range p.state.tx {
 		if r.queue == q {
 			next.tx = append(next.tx, r)
 			return true

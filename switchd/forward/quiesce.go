@@ -102,7 +102,7 @@ func (w *worker) recall() {
 }
 
 // countersOf gives the counters of a running queue; nil if it does not run.
-func (v *view) countersOf(q *virtio.Queue) *counters {
+func (v *portState) countersOf(q *virtio.Queue) *counters {
 	for _, r := range v.rx {
 		if r.queue == q {
 			return r.c

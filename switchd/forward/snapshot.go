@@ -75,9 +75,9 @@ func (p *Port) stats() PortStats {
 	for _, c := range p.pairs {
 		st.Pairs = append(st.Pairs, PairStats{RX: c.rx.snapshot(), TX: c.tx.snapshot()})
 	}
-	if p.view != nil {
-		st.RXRings, st.TXRings = len(p.view.rx), len(p.view.tx)
-		for _, r := range p.view.tx {
+	if p.state != nil {
+		st.RXRings, st.TXRings = len(p.state.rx), len(p.state.tx)
+		for _, r := range p.state.tx {
 			st.Workers = append(st.Workers, r.worker)
 		}
 	}

@@ -63,8 +63,8 @@ type Switch struct {
 // table is what the workers work on: immutable, replaced as a whole.
 type table struct {
 	epoch  uint64
-	ports  []*view           // by identifier
-	flood  []*view           // those with receive rings
+	ports  []*portState           // by identifier
+	flood  []*portState           // those with receive rings
 	tx     [][]*transmitRing // by worker; a port's rings stand together
 	fresh  []freshRing       // not in a table that the first worker had before
 	closed bool              // workers end
@@ -162,15 +162,15 @@ func (s *Switch) AddPort(fail func(error)) (*Port, error) {
 
 // build makes the table for the present ports. The caller holds mu.
 func (s *Switch) build() *table {
-	t := &table{epoch: s.table.Load().epoch + 1, ports: make([]*view, len(s.ports)), flood: make([]*view, 0, len(s.ports)),
+	t := &table{epoch: s.table.Load().epoch + 1, ports: make([]*portState, len(s.ports)), flood: make([]*portState, 0, len(s.ports)),
 		tx: make([][]*transmitRing, len(s.config.Cores))}
 	for id, p := range s.ports {
-		if p == nil || p.view == nil {
+		if p == nil || p.state == nil {
 			continue
 		}
-		t.ports[id] = p.view
-		if len(p.view.rx) > 0 {
-			t.flood = append(t.flood, p.view)
+		t.ports[id] = p.state
+		if len(p.state.rx) > 0 {
+			t.flood = append(t.flood, p.state)
 		}
 	}
 	return t
@@ -219,8 +219,8 @@ func (s *Switch) commit(wait bool) {
 func (s *Switch) transmitRings() []*transmitRing {
 	rings := s.rings[:0]
 	for _, p := range s.ports {
-		if p != nil && p.view != nil {
-			rings = append(rings, p.view.tx...)
+		if p != nil && p.state != nil {
+			rings = append(rings, p.state.tx...)
 		}
 	}
 	clear(s.rings[min(len(rings), len(s.rings)):]) // what has gone is not kept alive
@@ -291,7 +291,7 @@ func (s *Switch) stillFresh(epoch uint64) (list []freshRing) {
 		} else if s.running.Load() && s.workers[0].passed.Load() >= f.epoch {
 			continue
 		}
-		if v := f.port.view; v != nil && v.countersOf(f.queue) != nil {
+		if v := f.port.state; v != nil && v.countersOf(f.queue) != nil {
 			list = append(list, f)
 		}
 	}

@@ -45,8 +45,8 @@ type worker struct {
 	received    [virtio.BurstSize]uplink.RxFrame
 	sending     [virtio.BurstSize]uplink.TxFrame
 	segments    []guestmem.Segment                    // of the frames being sent to the uplink
-	fromOutside [virtio.BurstSize][1]guestmem.Segment // of the frames received from it
-	lane        express
+	oneSegment [virtio.BurstSize][1]guestmem.Segment // of the frames received from it
+	fast        fastPath
 	notices     notices
 	groups      groups
 	addresses   *addressTable

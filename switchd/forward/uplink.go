@@ -180,7 +180,7 @@ func (w *worker) fromUplink(u *uplinkQueue) int {
 // admit makes w.frames[i] of a received frame and finds its port by the VLAN.
 func (w *worker) admit(r *uplink.RxFrame, i int, c *counters) (int, bool) {
 	f := &w.frames[i]
-	segment := &w.fromOutside[i]
+	segment := &w.oneSegment[i]
 	*segment = [1]guestmem.Segment{{Addr: r.Addr, Len: r.Len}}
 	f.segments, f.offset, f.length, f.request = segment[:], headerLen, int(r.Len), offload{}
 	least := uint32(headerLen + ether.TagLen)

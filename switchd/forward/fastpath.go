@@ -8,27 +8,27 @@ import (
 	"vhostkit/switchd/virtio"
 )
 
-// The express lane is the way of nearly all frames: one buffer, nothing left to others, a known sender, one receiver among the ports. It
+// The fast path is the way of nearly all frames: one buffer, nothing left to others, a known sender, one receiver among the ports. It
 // works in stages over the burst (fetch, look at the headers, fetch receive buffers, move, publish), with little to remember of a frame.
-// Whatever is not that simple ends the lane; the frame and those behind it go the general way, so that a sender's frames keep their order.
-type express struct {
+// Whatever is not that simple ends the fast path; the frame and those behind it go the slow path, so that a sender's frames keep their order.
+type fastPath struct {
 	views   virtio.Views // what the sender offers
 	rxViews virtio.Views // what the receivers offer, one after the other
-	passing [virtio.BurstSize]passing
+	frames  [virtio.BurstSize]fastFrame
 	moves   [virtio.BurstSize]guestmem.Move
 }
 
-// passing is a frame in the express lane.
-type passing struct {
+// fastFrame is a frame on the fast path.
+type fastFrame struct {
 	low, high uint64 // the Ethernet header, loaded once
 	addr      guestmem.Ptr
 	length    uint32
 }
 
-// express forwards what is simple of a burst of at most limit and returns how many buffers it took. more tells that chains are left which are not
+// fastBurst forwards what is simple of a burst of at most limit and returns how many buffers it took. more tells that chains are left which are not
 // simple.
-func (w *worker) express(r *transmitRing, limit int) (n int, more bool) {
-	x := &w.lane
+func (w *worker) fastBurst(r *transmitRing, limit int) (n int, more bool) {
+	x := &w.fast
 	n, more = r.queue.FetchViews(x.views[:limit])
 	if n == 0 {
 		return 0, more
@@ -39,8 +39,8 @@ func (w *worker) express(r *transmitRing, limit int) (n int, more bool) {
 		return 0, true
 	}
 	bytes := uint64(0)
-	for i := range x.passing[:taken] {
-		bytes += uint64(x.passing[i].length)
+	for i := range x.frames[:taken] {
+		bytes += uint64(x.frames[i].length)
 	}
 	delivered := w.moveGroups(r)
 	w.groups.reset()
@@ -57,7 +57,7 @@ func (w *worker) express(r *transmitRing, limit int) (n int, more bool) {
 	return taken, more || taken < n
 }
 
-// judge decides where frames go, and groups them by destination. It stops at the first that is not for the express lane and returns how
+// judge decides where frames go, and groups them by destination. It stops at the first that is not for the fast path and returns how
 // many are.
 func (w *worker) judge(r *transmitRing, n int) (taken int) {
 	n, varied := w.loadHeaders(r, n)
@@ -67,7 +67,7 @@ func (w *worker) judge(r *transmitRing, n int) (taken int) {
 	case varied:
 		return w.judgeEach(r, n)
 	}
-	p, now := &w.lane.passing[0], w.sw.clock.Load()
+	p, now := &w.fast.frames[0], w.sw.clock.Load()
 	if source := p.source(); source != r.lastSource || now != r.lastSeen {
 		if !w.addresses.refresh(source, r.port.id) {
 			return 0
@@ -94,7 +94,7 @@ var counting = func() (list [virtio.BurstSize]uint8) {
 // loadHeaders loads the header of each frame, once: all that follows is decided on that copy. It returns how many frames have one and ask for
 // nothing, and whether they have different addresses.
 func (w *worker) loadHeaders(r *transmitRing, n int) (loaded int, varied bool) {
-	x := &w.lane
+	x := &w.fast
 	skip, limit := uint32(r.header), uint32(w.sw.config.MaxFrame)
 	difference := uint64(0)
 	for ; loaded < n; loaded++ {
@@ -106,10 +106,10 @@ func (w *worker) loadHeaders(r *transmitRing, n int) (loaded int, varied bool) {
 		if r.offloads && v.Addr.LoadU16() != 0 { // flags and gso_type (virtio 1.2, 5.1.6.1)
 			break
 		}
-		p := &x.passing[loaded&(virtio.BurstSize-1)]
+		p := &x.frames[loaded&(virtio.BurstSize-1)]
 		p.addr, p.length = v.Addr+guestmem.Ptr(skip), length
 		p.low, p.high = p.addr.LoadU64(), (p.addr + 6).LoadU64()
-		difference |= p.low ^ x.passing[0].low | (p.high^x.passing[0].high)<<16 // all of the addresses: the EtherType is at the top
+		difference |= p.low ^ x.frames[0].low | (p.high^x.frames[0].high)<<16 // all of the addresses: the EtherType is at the top
 	}
 	return loaded, difference != 0
 }
@@ -117,11 +117,11 @@ func (w *worker) loadHeaders(r *transmitRing, n int) (loaded int, varied bool) {
 // judgeEach is judge for frames of different addresses. It looks the addresses up itself, with everything that stays the same in registers: two
 // look-ups a frame are most of what a frame costs here.
 func (w *worker) judgeEach(r *transmitRing, n int) (taken int) {
-	x, t := &w.lane, w.addresses
+	x, t := &w.fast, w.addresses
 	slots, multiplier, shift, own := t.slots, t.multiplier, t.shift&63, freshEntry(r.port.id)
 	var g *group
 	for ; taken < n; taken++ {
-		p := &x.passing[taken&(virtio.BurstSize-1)]
+		p := &x.frames[taken&(virtio.BurstSize-1)]
 		source, to := p.high<<16, p.low<<16 // keys
 		if slots[source*multiplier>>shift].Load() != source|own && !t.refresh(p.source(), r.port.id) {
 			break
@@ -143,10 +143,10 @@ func (w *worker) judgeEach(r *transmitRing, n int) (taken int) {
 	return taken
 }
 
-func (p *passing) source() ether.MAC { return ether.MAC(bits.ReverseBytes64(p.high) >> 16) }
-func (p *passing) to() ether.MAC     { return ether.MAC(bits.ReverseBytes64(p.low) >> 16) }
+func (p *fastFrame) source() ether.MAC { return ether.MAC(bits.ReverseBytes64(p.high) >> 16) }
+func (p *fastFrame) to() ether.MAC     { return ether.MAC(bits.ReverseBytes64(p.low) >> 16) }
 
-// groupFor gives the group of the frames to a port, nil if the express lane does not lead there.
+// groupFor gives the group of the frames to a port, nil if the fast path does not lead there.
 func (w *worker) groupFor(r *transmitRing, port int) *group {
 	if port < 0 || port == r.port.id || port >= len(w.table.ports) || w.table.ports[port] == nil {
 		return nil
@@ -155,7 +155,7 @@ func (w *worker) groupFor(r *transmitRing, port int) *group {
 }
 
 // moveGroups moves the burst's frames into the next buffers of their receivers and returns how many arrived. Those that find no buffer that holds
-// them go the general way, with its retries and its counting.
+// them go the slow path, with its retries and its counting.
 func (w *worker) moveGroups(r *transmitRing) (arrived int) {
 	w.source = r
 	groups := w.groups.groups[:w.groups.n]
@@ -172,20 +172,20 @@ func (w *worker) moveGroups(r *transmitRing) (arrived int) {
 	return arrived
 }
 
-// moveRest gives frames to a port in the general way.
+// moveRest gives frames to a port in the slow path.
 func (w *worker) moveRest(r *transmitRing, to int, list []uint8) int {
 	for _, i := range list {
-		w.generalize(int(i))
+		w.toSlow(int(i))
 	}
 	w.requests = false
 	return w.deliver(w.table.ports[to], r.pair, list, r.c)
 }
 
-// generalize describes a frame of the express lane as the general way has it.
-func (w *worker) generalize(i int) {
-	p := &w.lane.passing[i]
-	w.fromOutside[i][0] = guestmem.Segment{Addr: p.addr, Len: p.length}
-	w.frames[i] = frame{low: p.low, high: p.high, segments: w.fromOutside[i][:], offset: headerLen, length: int(p.length)}
+// toSlow describes a frame of the fast path as the slow path has it.
+func (w *worker) toSlow(i int) {
+	p := &w.fast.frames[i]
+	w.oneSegment[i][0] = guestmem.Segment{Addr: p.addr, Len: p.length}
+	w.frames[i] = frame{low: p.low, high: p.high, segments: w.oneSegment[i][:], offset: headerLen, length: int(p.length)}
 }
 
 // moveTogether fills and publishes as many of the receivers' buffers as there are frames, in stages over all groups: what the next stage needs
@@ -193,7 +193,7 @@ func (w *worker) generalize(i int) {
 // workers must not wait for each other, unless it is the only one. A fault ends it: what is not published then has not arrived.
 func (w *worker) moveTogether(r *transmitRing, groups []group) (arrived int) {
 	defer w.recoverTogether(r, groups)
-	x, n := &w.lane, 0
+	x, n := &w.fast, 0
 	for i := range groups {
 		n += w.prepareMoves(r, &groups[i], n, len(groups) == 1)
 	}
@@ -220,7 +220,7 @@ func (w *worker) moveTogether(r *transmitRing, groups []group) (arrived int) {
 	return arrived
 }
 
-// prepareMoves finds buffers for a group's frames and describes the moves, from a place in the lane's list on. It returns how many there are. With
+// prepareMoves finds buffers for a group's frames and describes the moves, from a place in the fast path's list on. It returns how many there are. With
 // wait it waits for the ring.
 func (w *worker) prepareMoves(r *transmitRing, g *group, first int, wait bool) int {
 	g.first, g.busy = first, false
@@ -236,12 +236,12 @@ func (w *worker) prepareMoves(r *transmitRing, g *group, first int, wait bool) i
 		return 0
 	}
 	g.rx = rx
-	x := &w.lane
+	x := &w.fast
 	views, moves := x.rxViews[first:first+g.n], x.moves[first:first+g.n]
 	n, _ := rx.queue.FetchViews(views)
 	skip, bytes := uint32(rx.header), uint64(0)
 	for i := range views[:n] {
-		v, p := &views[i], &x.passing[g.frames[i&(virtio.BurstSize-1)]&(virtio.BurstSize-1)]
+		v, p := &views[i], &x.frames[g.frames[i&(virtio.BurstSize-1)]&(virtio.BurstSize-1)]
 		if v.Len < skip+p.length {
 			n = i
 			break

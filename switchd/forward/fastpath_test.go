@@ -146,7 +146,7 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 		name             string
 		ports, addresses int
 		pairs, general   bool
-	}{{"pair", 2, 1, true, false}, {"addresses", 2, 64, true, false}, {"many receivers", 16, 4, false, false}, {"general way", 4, 2, false, true}} {
+	}{{"pair", 2, 1, true, false}, {"addresses", 2, 64, true, false}, {"many receivers", 16, 4, false, false}, {"slow path", 4, 2, false, true}} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newBench(t, c.ports, 256)
 			r.learn(t, c.addresses)
@@ -154,7 +154,7 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 				r.fill(p, c.addresses, 300, c.pairs)
 			}
 			if c.general {
-				r.w.sw.config.VM2VM = VM2VMHardware // whose frames between ports that no NIC knows go the general way
+				r.w.sw.config.VM2VM = VM2VMHardware // whose frames between ports that no NIC knows go the slow path
 			}
 			p := 0
 			turn := func() {

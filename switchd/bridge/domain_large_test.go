@@ -136,7 +136,7 @@ func TestFreshInReplacedTable(t *testing.T) {
 	f, mac := newFDB(), address(0, 1)
 	f.insert(mac, 0, 1)
 	before := f.table.Load()
-	for f.next = newAddressTable(2); f.next != nil; {
+	for f.next = newTable(2); f.next != nil; {
 		f.move()
 	}
 	if !before.refresh(mac, 0) {

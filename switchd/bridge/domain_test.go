@@ -78,7 +78,7 @@ func TestAgeOfAddresses(t *testing.T) {
 	if got := ages(); got[busy] != 0 {
 		t.Errorf("ages %v, want 0 for an address that was just a source", got)
 	}
-	for f.next = newAddressTable(2); f.next != nil; {
+	for f.next = newTable(2); f.next != nil; {
 		f.move()
 	}
 	if got := ages(); got[quiet] != 4 || got[busy] != 0 {

@@ -1,0 +1,45 @@
+package forward
+
+import (
+	"vhostkit/switchd/bridge"
+	"vhostkit/switchd/ether"
+)
+
+// A port has four numbers, each of a type of its own. They are computed from each other here and nowhere else.
+//
+//	PortID             who it is: what operators see, and the device number of DPDK's vhost sample
+//	bridge.Destination where its domain's address table sends frames for it: its place in the workers' table
+//	ether.VLAN         its tag on the uplink
+//	pool               the queues of the NIC that receive for it
+
+// PortID is a port's number: the lowest that was free when it was added.
+type PortID int
+
+// noPort is no port's number.
+const noPort PortID = -1
+
+// destination is the port's place in the workers' table, and what address tables say of its addresses.
+func (id PortID) destination() bridge.Destination { return bridge.Destination(id) }
+
+// portAt is the port that an address table means; noPort for bridge.None.
+func portAt(d bridge.Destination) PortID { return PortID(d) }
+
+// pool is the NIC's pool of the port. One without a pool gets its frames from the default pool, and by software.
+func (id PortID) pool() int { return int(id) }
+
+// maxVLAN is the highest VLAN identifier; 4095 is reserved (IEEE 802.1Q, table 9-2).
+const maxVLAN = 4094
+
+// vlanOf is the scheme of a VLAN for each port, which DPDK's vhost sample has: base + number.
+func (c *Config) vlanOf(id PortID) ether.VLAN { return ether.VLAN(c.VLANBase + int(id)) }
+
+// portOf is the reverse, of ports that there may be: noPort for other VLANs.
+func (c *Config) portOf(vlan ether.VLAN) PortID {
+	if id := PortID(int(vlan) - c.VLANBase); id >= 0 && id < MaxPorts {
+		return id
+	}
+	return noPort
+}
+
+// mostPorts is how many ports have a VLAN of their own.
+func (c *Config) mostPorts() int { return max(0, min(MaxPorts, maxVLAN+1-c.VLANBase)) }
