@@ -210,10 +210,14 @@ func (d *daemon) goesOn(t testing.TB) {
 	d.addsUp(t)
 }
 
-// admits wants two new guests of a user's to get on and to reach each other.
+// admits wants two new guests of a user's to get on and to reach each other. What the user's connections have held may take a moment to be given
+// back, and who is refused meanwhile is kept for a while: a guest tries again, as QEMU does.
 func (d *daemon) admits(t testing.TB, uid int) {
 	t.Helper()
 	one, err := newTiny(uid, d.socket)
+	for end := time.Now().Add(10 * time.Second); err != nil && time.Now().Before(end); one, err = newTiny(uid, d.socket) {
+		time.Sleep(100 * time.Millisecond)
+	}
 	if err != nil {
 		t.Errorf("a new guest of user %d does not get on: %v", uid, err)
 		return
