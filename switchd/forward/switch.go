@@ -40,9 +40,6 @@ type Switch struct {
 	gone  PairStats   // sums of the ports that were closed
 	fresh []freshRing // that have started since the first worker's last table
 
-	rings  []*transmitRing // of transmitRings, and commit's notes about them: kept, because there may be thousands
-	before []int
-
 	uplinkC      uplinkCounters
 	uplinkQueues []*uplinkQueue // made by Run
 	hardware     atomic.Pointer[hardwareAddresses]
@@ -181,11 +178,10 @@ func (s *Switch) build() *table {
 // caller holds mu.
 func (s *Switch) commit(wait bool) {
 	rings := s.transmitRings()
-	before := s.before[:0]
-	for _, r := range rings {
-		before = append(before, r.worker)
+	before := make([]int, len(rings))
+	for i, r := range rings {
+		before[i] = r.worker
 	}
-	s.before = before
 	assign(rings, len(s.config.Cores))
 	var interim *table
 	for i, r := range rings {
@@ -217,14 +213,12 @@ func (s *Switch) commit(wait bool) {
 }
 
 func (s *Switch) transmitRings() []*transmitRing {
-	rings := s.rings[:0]
+	rings := make([]*transmitRing, 0, len(s.ports)+len(s.ports)/4)
 	for _, p := range s.ports {
 		if p != nil && p.view != nil {
 			rings = append(rings, p.view.tx...)
 		}
 	}
-	clear(s.rings[min(len(rings), len(s.rings)):]) // what has gone is not kept alive
-	s.rings = rings
 	return rings
 }
 

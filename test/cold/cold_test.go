@@ -24,9 +24,7 @@ var switchUnderTest = flag.String("switchd", "", "the switch to measure; default
 
 var (
 	islands = flag.Int("islands", 512, "into how many pieces the guests' resident memory is scattered: 1 to 512, a power of two")
-	// The goal is 20 ms. It is met where the pair's own bursts stay quick; where one does not (its thread lost the processor, say), the pair waits
-	// its turn among the ports that start, which takes up to 0.8 s as long as those flood their first frames into cold buffers.
-	added = flag.Duration("added", time.Second, "what starting guests may add to a running pair's longest pause; the goal is 20ms")
+	added   = flag.Duration("added", 20*time.Millisecond, "what starting guests may add to a running pair's longest pause")
 )
 
 // startSwitch starts a switch as a process of its own and gives its socket.
@@ -216,19 +214,11 @@ func TestStartsDoNotPauseOthers(t *testing.T) {
 	c := &crowd{guests: makeGuests(t, guests, size, resident, *islands, 0), socket: socket}
 	pair[1].send(pair[0].address, 0)
 	watch(pair[0], pair[1], time.Second) // every buffer once
-	version, err := client.Version(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	// A repetition counts if the machine let the measuring thread run, and hardly anybody else used it: a worker may wait for a page that another
-	// thread of the switch is about to map when it loses its processor. Where there are too few of those all count, and only what was far too
-	// much is an error.
-	const wanted, tries, stall, foreign, coarse = 3, 8, 15 * time.Millisecond, 0.1, 2 * time.Second
-	machine := newOthers(t, version.PID)
+	// A repetition counts if the machine let the measuring thread run. Where it hardly does, because others use it, all count, and only what
+	// was far too much is an error.
+	const wanted, tries, stall, coarse = 3, 8, 15 * time.Millisecond, 250 * time.Millisecond
 	var more, all []time.Duration
 	for try := 0; try < tries && len(more) < wanted; try++ {
-		begin := time.Now()
-		machine.share(window)
 		quiet := watch(pair[0], pair[1], window)
 		done := make(chan time.Duration)
 		go func() { done <- c.run(t, window) }()
@@ -236,12 +226,11 @@ func TestStartsDoNotPauseOthers(t *testing.T) {
 		ready := <-done
 		c.disconnect(t, client)
 		all = append(all, busy.longest-quiet.longest)
-		share := machine.share(time.Since(begin))
-		if max(quiet.own, busy.own) < stall && share < foreign {
+		if max(quiet.own, busy.own) < stall {
 			more = append(more, busy.longest-quiet.longest)
 		}
-		t.Logf("longest pause %v before, %v while they start (the measuring thread's own: %v, %v; others had %.2f processors); %d and %d frames; ready after %v",
-			quiet.longest, busy.longest, quiet.own, busy.own, share, quiet.received, busy.received, ready)
+		t.Logf("longest pause %v before, %v while they start (the measuring thread's own: %v, %v); %d and %d frames; ready after %v",
+			quiet.longest, busy.longest, quiet.own, busy.own, quiet.received, busy.received, ready)
 		if busy.lost > 0 {
 			t.Errorf("%d frames were lost", busy.lost)
 		}
