@@ -58,11 +58,14 @@ const (
 	parkTimeout = 5 * time.Millisecond
 	// tooMuch is how many bytes of garbage are worth a line in the log.
 	tooMuch = 1 << 30
+	// spareProcessors is how many system calls may be under way that take long: whoever is in one keeps a processor of the runtime until the
+	// runtime notices, up to 10 ms, and a worker that wakes up needs one.
+	spareProcessors = 16
 )
 
 // tuneRuntime gives the workers processors of their own beside those of the control side, and takes the collector's timing from the runtime.
 func tuneRuntime(workers int) {
-	runtime.GOMAXPROCS(max(runtime.NumCPU(), workers+2))
+	runtime.GOMAXPROCS(max(runtime.NumCPU(), workers) + spareProcessors)
 	debug.SetGCPercent(-1)
 }
 
