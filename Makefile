@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 GO := test/setup/go.sh
 VERSION := $(shell git -c safe.directory='$(CURDIR)' describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X vhostkit/switchd.Version=$(VERSION)
+LDFLAGS := -s -w -X vhostkit/internal/version.Version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 KEEP_ENV := VHOSTKIT_CACHE,VHOSTKIT_AGENT,VHOSTKIT_KERNEL,VHOSTKIT_MODULES,VHOSTKIT_QEMU,VHOSTKIT_ACCEL,NO_COLOR
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=$(KEEP_ENV))
@@ -113,7 +113,7 @@ test-short: format vet unit ## style and unit tests only
 
 .PHONY: format
 format: ## is everything formatted by gofmt?
-	@bad=$$($(GO) run cmd/gofmt -l $(wildcard cmd switchd qemuwrap libvirt hugepages templates test)) || exit 1; \
+	@bad=$$($(GO) run cmd/gofmt -l $(wildcard cmd internal switchd qemuwrap libvirt hugepages templates test)) || exit 1; \
 	if [ -n "$$bad" ]; then echo "not formatted by gofmt:"; echo "$$bad"; exit 1; fi
 
 .PHONY: vet

@@ -8,18 +8,16 @@ import (
 	"slices"
 	"time"
 
+	"vhostkit/internal/version"
 	"vhostkit/switchd/control"
 	"vhostkit/switchd/forward"
 	"vhostkit/switchd/vhost/user"
 	"vhostkit/switchd/virtio"
 )
 
-// Version is set by the linker.
-var Version = "devel"
-
 // Version tells what runs.
 func (d *Daemon) Version() control.VersionInfo {
-	return control.VersionInfo{Version: Version, Go: runtime.Version(), PID: os.Getpid(), Started: d.started,
+	return control.VersionInfo{Version: version.Version, Go: runtime.Version(), PID: os.Getpid(), Started: d.started,
 		SocketDir: d.config.SocketDir}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"vhostkit/internal/version"
 	"vhostkit/switchd"
 	"vhostkit/switchd/budget"
 	"vhostkit/templates/man"
@@ -36,7 +37,7 @@ func parseOptions(args []string) (config switchd.Config, done bool, err error) {
 	defaults := switchd.DefaultConfig()
 	done = true // unless the action runs, --help or --version was all
 	app := &cli.App{
-		Name: "switchd", Usage: "a switch for virtual machines, over vhost-user", Description: description, Version: switchd.Version,
+		Name: "switchd", Usage: "a switch for virtual machines, over vhost-user", Description: description, Version: version.BuildInfo(),
 		HideHelpCommand: true, Flags: flags(defaults), ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return usageError(err) },
 		Action: func(c *cli.Context) error {

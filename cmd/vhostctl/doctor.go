@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"vhostkit/internal/version"
 	"vhostkit/libvirt/doctor"
 	"vhostkit/switchd"
 )
@@ -57,7 +58,7 @@ func examine(c *cli.Context) error {
 	}
 	uri := c.String("connect")
 	env := &doctor.Env{
-		Files: doctor.Dir(""), Run: doctor.Exec, Switch: client(c), URI: uri, Domain: name, Version: switchd.Version,
+		Files: doctor.Dir(""), Run: doctor.Exec, Switch: client(c), URI: uri, Domain: name, Version: version.Version,
 		SocketDir: socketDir(), Interval: time.Second,
 		Connect: func(ctx context.Context) (doctor.Libvirt, error) { return doctor.Connect(ctx, doctor.Exec, uri) },
 	}
