@@ -9,8 +9,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"vhostkit/internal/version"
-	"vhostkit/switchd"
 	"vhostkit/switchd/budget"
+	"vhostkit/switchd/config"
 	"vhostkit/templates/man"
 )
 
@@ -33,8 +33,8 @@ EXIT CODES
    0 stopped by a signal   1 failed   2 wrong command line or configuration`
 
 // parseOptions reads the new command line: defaults, then the configuration file, then the options.
-func parseOptions(args []string) (config switchd.Config, done bool, err error) {
-	defaults := switchd.DefaultConfig()
+func parseOptions(args []string) (into config.Config, done bool, err error) {
+	defaults := config.DefaultConfig()
 	done = true // unless the action runs, --help or --version was all
 	app := &cli.App{
 		Name: "switchd", Usage: "a switch for virtual machines, over vhost-user", Description: description, Version: version.BuildInfo(),
@@ -47,22 +47,22 @@ func parseOptions(args []string) (config switchd.Config, done bool, err error) {
 				return err
 			}
 			done = false
-			config, err = fromFlags(c, defaults)
+			into, err = fromFlags(c, defaults)
 			return err
 		},
 		Writer: os.Stdout, ErrWriter: os.Stderr,
 	}
 	if err := app.Run(append([]string{"switchd"}, args...)); err != nil {
-		return config, false, err
+		return into, false, err
 	}
-	return config, done, nil
+	return into, done, nil
 }
 
 // usageError writes options the way users do, with two dashes.
 func usageError(err error) error {
 	text := strings.NewReplacer("flag provided but not defined: -", "unknown option --", "for flag -", "for --",
 		"flag needs an argument: -", "no value for --").Replace(err.Error())
-	return fmt.Errorf("%w: %s", switchd.ErrUsage, text)
+	return fmt.Errorf("%w: %s", config.ErrUsage, text)
 }
 
 // bounded is the value of an option that takes a number.
@@ -82,18 +82,18 @@ func (b *bounded) String() string { return strconv.Itoa(b.value) }
 
 // number makes an option whose bounds are those of the configuration.
 func number(name, usage string, value int) cli.Flag {
-	low, high, _ := switchd.Range(name)
+	low, high, _ := config.Range(name)
 	return &cli.GenericFlag{Name: name, Usage: usage, Value: &bounded{value, low, high}}
 }
 
-func flags(d switchd.Config) []cli.Flag {
+func flags(d config.Config) []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "config", Usage: "read this `FILE` (default: " + switchd.DefaultConfigFile + " if it exists)"},
+		&cli.StringFlag{Name: "config", Usage: "read this `FILE` (default: " + config.DefaultConfigFile + " if it exists)"},
 		&cli.BoolFlag{Name: "man", Usage: "print the manual page", Hidden: true},
 		&cli.BoolFlag{Name: "check-config", Usage: "check the configuration and exit"},
-		&cli.StringSliceFlag{Name: "socket-file", Usage: "vhost-user socket `PATH`; repeatable (default: " + switchd.DefaultSocket(d) + ")"},
+		&cli.StringSliceFlag{Name: "socket-file", Usage: "vhost-user socket `PATH`; repeatable (default: " + config.DefaultSocket(d) + ")"},
 		&cli.StringFlag{Name: "backend", Usage: "vhost-user: sockets; cuse: character devices for QEMU's vhost=on; both", Value: d.Backend},
-		&cli.StringSliceFlag{Name: "dev-basename", Usage: "`NAME` of the device /dev/NAME (--backend cuse, both), of the socket (vhost-user, both); repeatable (default of cuse: " + switchd.DefaultDevice + ")"},
+		&cli.StringSliceFlag{Name: "dev-basename", Usage: "`NAME` of the device /dev/NAME (--backend cuse, both), of the socket (vhost-user, both); repeatable (default of cuse: " + config.DefaultDevice + ")"},
 		&cli.StringFlag{Name: "cuse-group", Usage: "`GROUP` of the devices", Value: d.CUSEGroup},
 		&cli.StringFlag{Name: "cuse-mode", Usage: "octal `MODE` of the devices", Value: d.CUSEMode},
 		&cli.BoolFlag{Name: "client", Usage: "connect to the sockets, where QEMU listens, and reconnect"},
@@ -103,7 +103,7 @@ func flags(d switchd.Config) []cli.Flag {
 		&cli.StringFlag{Name: "socket-dir", Usage: "`DIR` of named ports' sockets", Value: d.SocketDir},
 		&cli.StringFlag{Name: "state-dir", Usage: "`DIR` where named ports are remembered", Value: d.StateDir},
 		&cli.StringFlag{Name: "control", Usage: "control socket `PATH` for vhostctl", Value: d.ControlSocket},
-		&cli.StringFlag{Name: "qemu-socket", Usage: "socket `PATH` where qemu-wrap asks for ports and devices, or none (default: " + switchd.QEMUSocket(d) + ")"},
+		&cli.StringFlag{Name: "qemu-socket", Usage: "socket `PATH` where qemu-wrap asks for ports and devices, or none (default: " + config.QEMUSocket(d) + ")"},
 		&cli.StringFlag{Name: "qemu-group", Usage: "`GROUP` that may use it", Value: d.QEMUGroup},
 		&cli.StringSliceFlag{Name: "device", Usage: "character device `PATH` that qemu-wrap may ask for; repeatable"},
 		&cli.StringFlag{Name: "uplink", Usage: "the way out: none, tap, tap:`NAME`, ixgbe or ixgbe:ADDRESS (an 82599; see vhostctl nic)", Value: d.Uplink},
@@ -130,7 +130,7 @@ func flags(d switchd.Config) []cli.Flag {
 		number("max-queue-pairs", "per device", d.MaxQueuePairs),
 		number("max-ports", "`N` devices at once, each with all its queue pairs; 0: as many as fit, up to "+strconv.Itoa(budget.DefaultPorts), 0),
 		&cli.GenericFlag{Name: "max-guest-memory", Usage: "most memory of one guest, in `BYTES` or with K, M, G, T: a front-end that claims more is refused, " +
-			"so that none uses up the switch's addresses; 0: twice the host's RAM and swap", Value: new(switchd.ByteSize)},
+			"so that none uses up the switch's addresses; 0: twice the host's RAM and swap", Value: new(config.ByteSize)},
 		number("mac-limit", "addresses per port", d.MACLimit),
 		number("address-age", "forget an address after so many `SECONDS` of silence, unless it is a port's newest; 0: never",
 			d.AddressAge),
@@ -140,95 +140,95 @@ func flags(d switchd.Config) []cli.Flag {
 	}
 }
 
-func fromFlags(c *cli.Context, config switchd.Config) (switchd.Config, error) {
+func fromFlags(c *cli.Context, into config.Config) (config.Config, error) {
 	if c.Args().Present() {
-		return config, fmt.Errorf("%w: unexpected argument %q", switchd.ErrUsage, c.Args().First())
+		return into, fmt.Errorf("%w: unexpected argument %q", config.ErrUsage, c.Args().First())
 	}
 	var err error
 	if file := c.String("config"); file != "" {
-		err = config.LoadFile(file)
+		err = into.LoadFile(file)
 	} else {
-		err = loadDefaultFile(&config)
+		err = loadDefaultFile(&into)
 	}
 	if err != nil {
-		return config, err
+		return into, err
 	}
-	if err := override(c, &config); err != nil {
-		return config, err
+	if err := override(c, &into); err != nil {
+		return into, err
 	}
 	if c.IsSet("dev-basename") {
-		config.CUSEDevices = nil
-		config.Name(c.StringSlice("dev-basename")...)
+		into.CUSEDevices = nil
+		into.AddBasenames(c.StringSlice("dev-basename")...)
 	}
-	if config.UsesCUSE() && len(config.CUSEDevices) == 0 {
-		config.CUSEDevices = []string{switchd.DefaultDevice}
+	if into.UsesCUSE() && len(into.CUSEDevices) == 0 {
+		into.CUSEDevices = []string{config.DefaultDevice}
 	}
-	if len(config.SocketFiles) == 0 && config.UsesSockets() {
-		config.SocketFiles = []string{switchd.DefaultSocket(config)}
+	if len(into.SocketFiles) == 0 && into.UsesSockets() {
+		into.SocketFiles = []string{config.DefaultSocket(into)}
 	}
-	config.CheckOnly = c.Bool("check-config")
-	return config, nil
+	into.CheckOnly = c.Bool("check-config")
+	return into, nil
 }
 
 // override applies the options that were given.
-func override(c *cli.Context, config *switchd.Config) error {
+func override(c *cli.Context, into *config.Config) error {
 	for name, to := range map[string]*string{
-		"socket-group": &config.SocketGroup, "socket-mode": &config.SocketMode, "socket-dir": &config.SocketDir,
-		"state-dir": &config.StateDir, "control": &config.ControlSocket, "uplink": &config.Uplink, "poll": &config.Poll,
-		"backend": &config.Backend, "cuse-group": &config.CUSEGroup, "cuse-mode": &config.CUSEMode, "vmdq": &config.VMDq,
-		"qemu-socket": &config.QEMUSocket, "qemu-group": &config.QEMUGroup, "log-format": &config.LogFormat, "log-level": &config.LogLevel, "cpuprofile": &config.CPUProfile,
+		"socket-group": &into.SocketGroup, "socket-mode": &into.SocketMode, "socket-dir": &into.SocketDir,
+		"state-dir": &into.StateDir, "control": &into.ControlSocket, "uplink": &into.Uplink, "poll": &into.Poll,
+		"backend": &into.Backend, "cuse-group": &into.CUSEGroup, "cuse-mode": &into.CUSEMode, "vmdq": &into.VMDq,
+		"qemu-socket": &into.QEMUSocket, "qemu-group": &into.QEMUGroup, "log-format": &into.LogFormat, "log-level": &into.LogLevel, "cpuprofile": &into.CPUProfile,
 	} {
 		if c.IsSet(name) {
 			*to = c.String(name)
 		}
 	}
 	for name, to := range map[string]*int{
-		"uplink-queues": &config.UplinkQueues, "vm2vm": &config.VM2VM, "mtu": &config.MTU, "rx-retry-num": &config.RxRetryNum,
-		"rx-retry-delay": &config.RxRetryDelay, "vlan-base": &config.VLANBase, "stats": &config.Stats,
-		"max-queue-pairs": &config.MaxQueuePairs, "max-ports": &config.MaxPorts, "mac-limit": &config.MACLimit, "address-age": &config.AddressAge,
+		"uplink-queues": &into.UplinkQueues, "vm2vm": &into.VM2VM, "mtu": &into.MTU, "rx-retry-num": &into.RxRetryNum,
+		"rx-retry-delay": &into.RxRetryDelay, "vlan-base": &into.VLANBase, "stats": &into.Stats,
+		"max-queue-pairs": &into.MaxQueuePairs, "max-ports": &into.MaxPorts, "mac-limit": &into.MACLimit, "address-age": &into.AddressAge,
 	} {
 		if c.IsSet(name) {
 			*to = c.Int(name)
 		}
 	}
 	for name, to := range map[string]*bool{
-		"mergeable": &config.Mergeable, "rx-retry": &config.RxRetry, "vlan-strip": &config.VLANStrip, "tx-csum": &config.TxCsum,
-		"tso": &config.TSO, "anti-spoof": &config.AntiSpoof, "unprotected-dma": &config.UnprotectedDMA,
-		"zero-copy": &config.ZeroCopy, "unsafe-memory-files": &config.UnsafeMemoryFiles,
+		"mergeable": &into.Mergeable, "rx-retry": &into.RxRetry, "vlan-strip": &into.VLANStrip, "tx-csum": &into.TxCsum,
+		"tso": &into.TSO, "anti-spoof": &into.AntiSpoof, "unprotected-dma": &into.UnprotectedDMA,
+		"zero-copy": &into.ZeroCopy, "unsafe-memory-files": &into.UnsafeMemoryFiles,
 	} {
 		if c.IsSet(name) {
 			*to = c.Int(name) == 1
 		}
 	}
 	if c.IsSet("device") {
-		config.Devices = c.StringSlice("device")
+		into.Devices = c.StringSlice("device")
 	}
 	if c.IsSet("client") {
-		config.Client = c.Bool("client")
+		into.Client = c.Bool("client")
 	}
 	if c.IsSet("promiscuous") {
-		config.Promiscuous = c.Bool("promiscuous")
+		into.Promiscuous = c.Bool("promiscuous")
 	}
 	if c.IsSet("socket-file") {
-		config.SocketFiles = c.StringSlice("socket-file")
+		into.SocketFiles = c.StringSlice("socket-file")
 	}
-	return overrideParsed(c, config)
+	return overrideParsed(c, into)
 }
 
-func overrideParsed(c *cli.Context, config *switchd.Config) (err error) {
+func overrideParsed(c *cli.Context, into *config.Config) (err error) {
 	if c.IsSet("max-guest-memory") {
-		if err := config.MaxGuestMemory.Set(c.String("max-guest-memory")); err != nil {
-			return fmt.Errorf("%w: --max-guest-memory %w", switchd.ErrUsage, err)
+		if err := into.MaxGuestMemory.Set(c.String("max-guest-memory")); err != nil {
+			return fmt.Errorf("%w: --max-guest-memory %w", config.ErrUsage, err)
 		}
 	}
 	if c.IsSet("cores") {
-		if config.Cores, err = switchd.ParseCores(c.String("cores")); err != nil {
-			return fmt.Errorf("%w: --%w", switchd.ErrUsage, err)
+		if into.Cores, err = config.ParseCores(c.String("cores")); err != nil {
+			return fmt.Errorf("%w: --%w", config.ErrUsage, err)
 		}
 	}
 	if c.IsSet("portmask") {
-		if config.PortMask, err = switchd.ParsePortMask(c.String("portmask")); err != nil {
-			return fmt.Errorf("%w: %w", switchd.ErrUsage, err)
+		if into.PortMask, err = config.ParsePortMask(c.String("portmask")); err != nil {
+			return fmt.Errorf("%w: %w", config.ErrUsage, err)
 		}
 	}
 	return nil

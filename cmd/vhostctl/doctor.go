@@ -11,7 +11,7 @@ import (
 
 	"vhostkit/internal/version"
 	"vhostkit/libvirt/doctor"
-	"vhostkit/switchd"
+	"vhostkit/switchd/config"
 )
 
 const doctorDescription = `Looks for what keeps packets from flowing, and says how to mend each. It changes nothing.
@@ -74,9 +74,9 @@ func examine(c *cli.Context) error {
 
 // socketDir is where switchd's configuration file puts named ports' sockets. What is wrong with that file is for switchd to say.
 func socketDir() string {
-	config := switchd.DefaultConfig()
-	_ = config.LoadFile(switchd.DefaultConfigFile)
-	return config.SocketDir
+	c := config.DefaultConfig()
+	_ = c.LoadFile(config.DefaultConfigFile)
+	return c.SocketDir
 }
 
 // optionalDomain is the one argument, if there is one.

@@ -1,0 +1,73 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"reflect"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"vhostkit/switchd/config"
+)
+
+// tell tells the service manager, if one started us (sd_notify(3)).
+func (d *Daemon) tell(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		d.log.Warn("telling the service manager", "state", state, "error", err)
+	}
+}
+
+// keepAlive tells the service manager's watchdog that the workers make their rounds, as often as it wants to hear that. When one does not,
+// it falls silent, and is restarted.
+func (d *Daemon) keepAlive(ctx context.Context) {
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || interval <= 0 {
+		return
+	}
+	ticker := time.NewTicker(interval / 3)
+	defer ticker.Stop()
+	stuck := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		// An idle worker makes a round a second.
+		if index, ok := d.sw.Alive(interval / 3); ok {
+			d.tell("WATCHDOG=1")
+			stuck = false
+		} else if !stuck {
+			stuck = true
+			d.log.Error("a worker does not move; the service manager will restart the switch", "worker", index)
+		}
+	}
+}
+
+// inherited is a listening socket that the service manager passed to us under a name, or nil.
+func inherited(name string) (net.Listener, error) {
+	sockets, err := activation.ListenersWithNames()
+	if err != nil {
+		return nil, fmt.Errorf("sockets of the service manager: %w", err)
+	}
+	if list := sockets[name]; len(list) > 0 {
+		return list[0], nil
+	}
+	return nil, nil
+}
+
+// Reload takes over what can change while the switch runs, which is the log level (the caller's to set), and names what needs a restart.
+func (d *Daemon) Reload(next config.Config) {
+	before, after := reflect.ValueOf(d.config), reflect.ValueOf(next)
+	for i := range before.NumField() {
+		key := before.Type().Field(i).Tag.Get("toml")
+		if key == "-" || key == "log-level" || reflect.DeepEqual(before.Field(i).Interface(), after.Field(i).Interface()) {
+			continue
+		}
+		d.log.Warn("this setting changes with the next restart", "setting", key, "now", before.Field(i).Interface(), "configured", after.Field(i).Interface())
+	}
+	d.log.Info("configuration read again", "log-level", next.LogLevel)
+}
