@@ -55,6 +55,9 @@ install: man ## programs, units, manual pages, completion; DESTDIR and PREFIX (/
 	install -m 644 systemd/tmpfiles.d/vhostkit.conf $(LIB)/tmpfiles.d
 	install -m 644 templates/usvhost.rules $(LIB)/udev/rules.d/60-vhostkit.rules
 	install -m 644 bin/man/*.8 $(SHARE)/man/man8
+	umask 022; bin/switchd --completion bash >$(SHARE)/bash-completion/completions/switchd
+	umask 022; bin/switchd --completion zsh >$(SHARE)/zsh/site-functions/_switchd
+	umask 022; bin/switchd --completion fish >$(SHARE)/fish/vendor_completions.d/switchd.fish
 	umask 022; bin/vhostctl completion bash >$(SHARE)/bash-completion/completions/vhostctl
 	umask 022; bin/vhostctl completion zsh >$(SHARE)/zsh/site-functions/_vhostctl
 	umask 022; bin/vhostctl completion fish >$(SHARE)/fish/vendor_completions.d/vhostctl.fish
@@ -70,7 +73,8 @@ uninstall: ## what install put there
 	rm -f $(SBIN)/switchd $(SBIN)/vhostctl $(SBIN)/qemu-wrap $(LIB)/systemd/system/switchd.service $(LIB)/systemd/system/switchd.socket \
 		$(LIB)/systemd/system/vhostkit-hugepages.service $(LIB)/sysusers.d/vhostkit.conf $(LIB)/tmpfiles.d/vhostkit.conf \
 		$(LIB)/udev/rules.d/60-vhostkit.rules $(SHARE)/man/man8/switchd.8 $(SHARE)/man/man8/vhostctl.8 $(SHARE)/man/man8/qemu-wrap.8 \
-		$(SHARE)/bash-completion/completions/vhostctl $(SHARE)/zsh/site-functions/_vhostctl $(SHARE)/fish/vendor_completions.d/vhostctl.fish
+		$(SHARE)/bash-completion/completions/vhostctl $(SHARE)/zsh/site-functions/_vhostctl $(SHARE)/fish/vendor_completions.d/vhostctl.fish \
+		$(SHARE)/bash-completion/completions/switchd $(SHARE)/zsh/site-functions/_switchd $(SHARE)/fish/vendor_completions.d/switchd.fish
 	rm -rf $(SHARE)/doc/vhostkit
 
 PACKAGE_DIR ?= bin

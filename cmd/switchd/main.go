@@ -27,7 +27,7 @@ func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
 	c, done, err := parse(args)
-	if done {
+	if done && err == nil {
 		return 0
 	}
 	if err == nil {
@@ -41,7 +41,11 @@ func run(args []string) int {
 		return exitUsage
 	}
 	if c.CheckOnly {
-		fmt.Println("the configuration is valid")
+		if c.File == "" {
+			fmt.Println("the configuration is valid (there is no file: defaults)")
+		} else {
+			fmt.Printf("the configuration is valid (%s)\n", c.File)
+		}
 		return 0
 	}
 	level := new(slog.LevelVar)

@@ -54,12 +54,6 @@ func (c *Config) CUSEPaths() []string {
 }
 
 func (c *Config) checkCUSE() error {
-	if err := oneOf("--backend", c.Backend, backendUser, backendCUSE, backendBoth); err != nil {
-		return err
-	}
-	if _, err := c.ParsedCUSEMode(); err != nil {
-		return &RangeError{"--cuse-mode", strconv.Quote(c.CUSEMode), "an octal mode such as 0660"}
-	}
 	if !c.UsesCUSE() {
 		return nil
 	}
@@ -71,7 +65,7 @@ func (c *Config) checkCUSE() error {
 			return &RangeError{"--dev-basename", strconv.Quote(name), "1 to 63 letters, digits, '.', '_' and '-'"}
 		}
 		if slices.Contains(c.CUSEDevices[:i], name) {
-			return &RangeError{"--dev-basename", strconv.Quote(name), "each name once"}
+			return &RangeError{"--dev-basename", strconv.Quote(name), "a different name each time"}
 		}
 	}
 	return nil

@@ -41,7 +41,7 @@ func TestCheckCUSE(t *testing.T) {
 		"unknown":        {func(c *Config) { c.Backend = "fuse" }, "--backend"},
 		"no name":        {func(c *Config) { c.CUSEDevices = nil }, "--dev-basename"},
 		"path":           {func(c *Config) { c.CUSEDevices = []string{"../shm/x"} }, "--dev-basename"},
-		"twice":          {func(c *Config) { c.CUSEDevices = []string{"a", "a"} }, "each name once"},
+		"twice":          {func(c *Config) { c.CUSEDevices = []string{"a", "a"} }, "a different name each time"},
 		"mode":           {func(c *Config) { c.CUSEMode = "rw" }, "--cuse-mode"},
 		"not used":       {func(c *Config) { c.Backend, c.CUSEDevices = "vhost-user", nil }, ""},
 		"mode, not used": {func(c *Config) { c.Backend, c.CUSEMode = "vhost-user", "8" }, "--cuse-mode"},

@@ -32,11 +32,3 @@ func (b ByteSize) String() string {
 	}
 	return strconv.FormatUint(uint64(b), 10)
 }
-
-// UnmarshalTOML reads a number or text.
-func (b *ByteSize) UnmarshalTOML(v any) error {
-	if err := b.Set(fmt.Sprint(v)); err != nil {
-		return fmt.Errorf("max-guest-memory = %w", err)
-	}
-	return nil
-}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -79,22 +78,22 @@ func TestValidateTexts(t *testing.T) {
 		{"uplink none with a name", func(c *Config) { c.Uplink = "none:x" }, "--uplink"},
 		{"uplink empty", func(c *Config) { c.Uplink = "" }, "--uplink"},
 		{"poll busy", func(c *Config) { c.Poll = "busy" }, ""},
-		{"poll else", func(c *Config) { c.Poll = "lazy" }, `--poll "lazy": want adaptive or busy`},
+		{"poll else", func(c *Config) { c.Poll = "lazy" }, `--poll must be adaptive or busy, not "lazy"`},
 		{"format else", func(c *Config) { c.LogFormat = "xml" }, "--log-format"},
 		{"level else", func(c *Config) { c.LogLevel = "loud" }, "--log-level"},
 		{"mode", func(c *Config) { c.SocketMode = "0777" }, ""},
 		{"mode too large", func(c *Config) { c.SocketMode = "1777" }, "--socket-mode"},
 		{"mode not octal", func(c *Config) { c.SocketMode = "0680" }, "--socket-mode"},
 		{"no cores", func(c *Config) { c.Cores = nil }, "--cores"},
-		{"core too large", func(c *Config) { c.Cores = []int{1024} }, "--cores 1024: want 0..1023"},
+		{"core too large", func(c *Config) { c.Cores = []int{1024} }, "--cores must be 0..1023, not 1024"},
 		{"core too small", func(c *Config) { c.Cores = []int{-2} }, "--cores"},
-		{"core twice", func(c *Config) { c.Cores = []int{3, 3} }, "--cores 3: want each core once"},
+		{"core twice", func(c *Config) { c.Cores = []int{3, 3} }, "--cores must be a list with each core once"},
 		{"socket empty", func(c *Config) { c.SocketFiles = []string{""} }, "--socket-file"},
 		{"socket at the limit", func(c *Config) { c.SocketFiles = []string{strings.Repeat("s", 98)} }, ""},
 		{"socket over the limit", func(c *Config) { c.SocketFiles = []string{strings.Repeat("s", 99)} }, "1..98 bytes"},
 		{"client socket at the limit", func(c *Config) { c.Client, c.SocketFiles = true, []string{strings.Repeat("s", 107)} }, ""},
 		{"client socket over the limit", func(c *Config) { c.Client, c.SocketFiles = true, []string{strings.Repeat("s", 108)} }, "1..107 bytes"},
-		{"socket twice", func(c *Config) { c.SocketFiles = []string{"/a/b", "/a//b"} }, "each path once"},
+		{"socket twice", func(c *Config) { c.SocketFiles = []string{"/a/b", "/a//b"} }, "a different path each time"},
 		{"control empty", func(c *Config) { c.ControlSocket = "" }, "--control"},
 	}
 	for _, test := range tests {
@@ -116,7 +115,7 @@ func TestValidateReportsEverything(t *testing.T) {
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{"3 settings are wrong", "--vm2vm 3: want 0..2", "--poll", "--mtu 0: want 68..9700"} {
+	for _, want := range []string{"3 settings are wrong", "--vm2vm must be 0..2, not 3", "--poll", "--mtu must be 68..9700, not 0"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("error %q lacks %q", err, want)
 		}
@@ -128,29 +127,42 @@ func TestValidateReportsEverything(t *testing.T) {
 }
 
 func TestLoadFile(t *testing.T) {
-	tests := []struct{ name, text, want string }{
-		{"empty", "", ""},
-		{"all kinds", "cores = [2, 3]\nvm2vm = 0\nmergeable = true\npoll = \"busy\"\nsocket-file = [\"/a\", \"/b\"]\n", ""},
-		{"unknown key", "vm2vm = 1\n\nvm2wm = 0\n", `switchd.toml:3: unknown key "vm2wm"`},
-		{"unknown keys", "a = 1\nvm2vm = 1\nb = 2\n", `switchd.toml:3: unknown key "b"`},
-		{"unknown table", "vm2vm = 1\n[switch]\nx = 1\n", `switchd.toml:2: unknown key "switch"`},
-		{"wrong type", "vm2vm = 1\nmtu = \"big\"\n", "line 2"},
-		{"not TOML", "vm2vm = 1\n= =\n", "line 2"},
-		{"not in the file", "Notices = [\"x\"]\n", "unknown key"},
+	tests := []struct {
+		name, text string
+		want       string // part of the error; empty: none
+		notices    int
+	}{
+		{"empty", "", "", 0},
+		{"flat, as before", "cores = [2, 3]\nvm2vm = 0\nmergeable = true\npoll = \"busy\"\nsocket-file = [\"/a\", \"/b\"]\n", "", 5},
+		{"sections", "[workers]\ncores = \"2-3\"\npoll = \"busy\"\n[ports]\nvm2vm = 0\nmergeable = 1\n[guests]\nsocket-file = [\"/a\", \"/b\"]\n",
+			"", 0},
+		{"flat and in the section, equal", "vm2vm = 1\n[ports]\nvm2vm = 1\n", "", 1},
+		{"flat and in the section, different", "vm2vm = 0\n[ports]\nvm2vm = 1\n",
+			`switchd.toml:1: setting "vm2vm" is there twice, as 0 and below [ports] as 1`, 0},
+		{"unknown key", "vm2vm = 1\n\nvm2wm = 0\n", `switchd.toml:3: unknown setting "vm2wm" (did you mean "vm2vm"?)`, 0},
+		{"unknown keys", "a = 1\nvm2vm = 1\nb = 2\n", `switchd.toml:3: unknown setting "b"`, 0},
+		{"unknown key of a section", "[ports]\nvm2vm = 1\n[uplink]\nuplnk = \"tap\"\n", `switchd.toml:4: unknown setting "uplnk" (did you mean "uplink"?)`, 0},
+		{"unknown section", "vm2vm = 1\n[port]\nx = 1\n", `switchd.toml:2: unknown section "port" (did you mean "ports"?)`, 0},
+		{"another section's key", "[ports]\nmac-limit = 1\n", `switchd.toml:2: setting "mac-limit" belongs below [limits]`, 0},
+		{"key and section of the uplink", "uplink = \"tap\"\n[uplink]\nvmdq = \"64x2\"\n", "write the key uplink below [uplink]", 0},
+		{"wrong type", "vm2vm = 1\nmtu = \"big\"\n", `switchd.toml:2: mtu must be 68..9700, not "big"`, 0},
+		{"no boolean", "mergeable = 2\n", "switchd.toml:1: mergeable must be 0 or 1 (or false or true), not 2", 0},
+		{"two are wrong", "mtu = \"big\"\npoll = 1\n", "switchd.toml:2: poll must be adaptive or busy, not 1", 0},
+		{"not TOML", "vm2vm = 1\n= =\n", "line 2", 0},
+		{"of the command line only", "cpuprofile = \"x\"\n", "unknown setting", 0},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "switchd.toml")
-			if err := os.WriteFile(path, []byte(test.text), 0o600); err != nil {
-				t.Fatal(err)
-			}
 			c := testConfig()
-			err := c.LoadFile(path)
+			err := c.LoadFile(write(t, test.text))
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Fatalf("error %v, want %q", err, test.want)
 			}
-			if test.name == "all kinds" && (c.VM2VM != 0 || !c.Mergeable || c.Poll != "busy" || !slices.Equal(c.Cores, []int{2, 3}) ||
-				!slices.Equal(c.SocketFiles, []string{"/a", "/b"}) || c.MTU != 1500) {
+			if err == nil && len(c.Notices) != test.notices {
+				t.Errorf("notices %q, want %d", c.Notices, test.notices)
+			}
+			if (test.name == "sections" || test.name == "flat, as before") && (c.VM2VM != 0 || !c.Mergeable || c.Poll != "busy" ||
+				!slices.Equal(c.Cores, []int{2, 3}) || !slices.Equal(c.SocketFiles, []string{"/a", "/b"}) || c.MTU != 1500) {
 				t.Errorf("read as %+v", c)
 			}
 		})

@@ -11,33 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CoreList is a list of cores, in a file also written as text: "2-3,5". Empty text is one worker that is not pinned.
+// CoreList is a list of cores; one of -1 alone is a worker that is not pinned.
 type CoreList []int
-
-// UnmarshalTOML reads an array of numbers or text.
-func (l *CoreList) UnmarshalTOML(v any) error {
-	switch v := v.(type) {
-	case string:
-		if v == "" {
-			*l = CoreList{-1}
-			return nil
-		}
-		cores, err := ParseCores(v)
-		*l = cores
-		return err
-	case []any:
-		*l = nil
-		for _, e := range v {
-			n, ok := e.(int64)
-			if !ok || n != int64(int(n)) {
-				return fmt.Errorf("cores: %v is no number", e)
-			}
-			*l = append(*l, int(n))
-		}
-		return nil
-	}
-	return fmt.Errorf("cores: %v: want a list such as \"2-3,5\"", v)
-}
 
 func (c *Config) checkCores() error {
 	if len(c.Cores) == 0 || len(c.Cores) > 64 {
@@ -49,7 +24,7 @@ func (c *Config) checkCores() error {
 			return &RangeError{"--cores", strconv.Itoa(core), "0..1023"}
 		}
 		if core >= 0 && seen[core] {
-			return &RangeError{"--cores", strconv.Itoa(core), "each core once"}
+			return &RangeError{"--cores", strconv.Itoa(core), "a list with each core once"}
 		}
 		seen[core] = true
 	}
@@ -58,7 +33,7 @@ func (c *Config) checkCores() error {
 
 // ParseCores reads a list such as "1-3,5". The answer is in ascending order, each core once.
 func ParseCores(s string) ([]int, error) {
-	bad := &RangeError{"cores", strconv.Quote(s), "a list such as 1-3,5 of cores 0..1023"}
+	bad := &RangeError{"--cores", strconv.Quote(s), "a list such as 1-3,5 of cores 0..1023"}
 	var cores []int
 	for _, part := range strings.Split(s, ",") {
 		first, last, isRange := strings.Cut(part, "-")

@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"math"
 	"math/bits"
 	"regexp"
 	"slices"
@@ -65,47 +64,38 @@ var ealOptions = map[string]option{
 	"--xen-dom0": {flag: true},
 }
 
-// appOptions come after "--".
-var appOptions = map[string]option{
-	"-p":       {apply: (*legacy).portMask},
-	"-P":       {flag: true, apply: func(l *legacy, _ string) error { l.config.Promiscuous = true; return nil }},
-	"--client": {flag: true, apply: func(l *legacy, _ string) error { l.config.Client = true; return nil }},
-	"--dev-basename": {apply: func(l *legacy, v string) error {
-		l.basenames = append(l.basenames, v)
-		return socketPath("--dev-basename", v, maxListenPath)
-	}},
-	"--backend": {apply: func(l *legacy, v string) error { // not of the sample, which was built for one or the other
-		l.config.Backend = v
-		return oneOf("--backend", v, backendUser, backendCUSE, backendBoth)
-	}},
-	"--socket-file": {apply: func(l *legacy, v string) error {
-		l.config.SocketFiles = append(l.config.SocketFiles, v)
-		return socketPath("--socket-file", v, maxSocketPath) // shorter where it is made here: Validate
-	}},
-	"--vm2vm":          {apply: integer("--vm2vm", 2, func(c *Config, n int) { c.VM2VM = n })},
-	"--stats":          {apply: integer("--stats", math.MaxInt32, func(c *Config, n int) { c.Stats = n })},
-	"--rx-retry-num":   {apply: integer("--rx-retry-num", math.MaxInt32, func(c *Config, n int) { c.RxRetryNum = n })},
-	"--rx-retry-delay": {apply: integer("--rx-retry-delay", math.MaxInt32, func(c *Config, n int) { c.RxRetryDelay = n })},
-	"--rx-retry":       {apply: integer("--rx-retry", 1, func(c *Config, n int) { c.RxRetry = n == 1 })},
-	"--mergeable":      {apply: integer("--mergeable", 1, func(c *Config, n int) { c.Mergeable = n == 1 })},
-	"--vlan-strip":     {apply: integer("--vlan-strip", 1, func(c *Config, n int) { c.VLANStrip = n == 1 })},
-	"--tx-csum":        {apply: integer("--tx-csum", 1, func(c *Config, n int) { c.TxCsum = n == 1 })},
-	"--tso":            {apply: integer("--tso", 1, func(c *Config, n int) { c.TSO = n == 1 })},
-	"--zero-copy":      {apply: integer("--zero-copy", 1, func(c *Config, n int) { c.ZeroCopy = n == 1 })},
-	"--rx-desc-num":    {}, "--tx-desc-num": {}, // of the sample's own zero copy, before it was removed
-	"--dmas": {}, "--dma-type": {}, "--total-num-mbufs": {}, "--builtin-net-driver": {flag: true},
+// appOptions come after "--": those of the table that the sample has, too, and these.
+func appOptions() map[string]option {
+	options := map[string]option{
+		"-p": {apply: (*legacy).portMask},
+		"--dev-basename": {apply: func(l *legacy, v string) error {
+			l.basenames = append(l.basenames, v)
+			return socketPath("--dev-basename", v, maxListenPath)
+		}},
+		"--socket-file": {apply: func(l *legacy, v string) error {
+			l.config.SocketFiles = append(l.config.SocketFiles, v)
+			return socketPath("--socket-file", v, maxSocketPath) // shorter where it is made here: Validate
+		}},
+		"--rx-desc-num": {}, "--tx-desc-num": {}, // of the sample's own zero copy, before it was removed
+		"--dmas": {}, "--dma-type": {}, "--total-num-mbufs": {}, "--builtin-net-driver": {flag: true},
+	}
+	for _, o := range Options() {
+		if _, own := options[o.Sample]; o.Sample != "" && !own {
+			options[o.Sample] = option{flag: o.Kind == Switch, apply: o.applySample}
+		}
+	}
+	return options
 }
 
-// integer makes a parser for a number from 0 to high.
-func integer(name string, high int, set func(*Config, int)) func(*legacy, string) error {
-	return func(l *legacy, value string) error {
-		n, err := strconv.Atoi(value)
-		if err != nil || n < 0 || n > high {
-			return &RangeError{name, strconv.Quote(value), fmt.Sprintf("0..%d", high)}
-		}
-		set(&l.config, n)
-		return nil
+// applySample takes over the value that stands behind the sample's option; a Switch has none.
+func (o Option) applySample(l *legacy, value string) error {
+	if o.Kind == Switch {
+		value = "1"
 	}
+	if o.Set(&l.config, value) != nil || o.check(&l.config) != nil {
+		return &RangeError{o.Sample, strconv.Quote(value), o.want()}
+	}
+	return nil
 }
 
 // legacyQueuePairs is --max-queue-pairs of the old command lines, which have no such option.
@@ -138,7 +128,7 @@ func ParseLegacy(args []string, defaults Config) (Config, error) {
 	if err := l.parse(eal, ealOptions, "before --"); err != nil {
 		return Config{}, err
 	}
-	if err := l.parse(app, appOptions, "after --"); err != nil {
+	if err := l.parse(app, appOptions(), "after --"); err != nil {
 		return Config{}, err
 	}
 	switch {

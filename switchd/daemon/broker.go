@@ -80,7 +80,7 @@ func (n namedPort) mayUse(caller control.Peer) bool {
 
 // OpenDevice opens a character device that the configuration names.
 func (b broker) OpenDevice(_ context.Context, path string, caller control.Peer) (*os.File, error) {
-	known := slices.Concat(b.config.CUSEPaths(), b.config.Devices)
+	known := slices.Concat(b.config.CUSEPaths(), *b.devices.Load())
 	if !slices.Contains(known, path) {
 		return nil, fmt.Errorf("%w: device %q; switchd hands out %q (options --backend and --device)", control.ErrForbidden, path, known)
 	}

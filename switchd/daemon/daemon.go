@@ -7,6 +7,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
@@ -27,15 +28,19 @@ import (
 
 // Daemon is the running switch: sockets, ports, uplink and control, wired together.
 type Daemon struct {
-	config  config.Config
-	out     *logging.Output // the caller's
-	log     *slog.Logger    // out's
-	started time.Time
-	sw      *forward.Switch
-	uplink  uplink.Uplink // nil: none
-	options vhost.Options
-	journal *vhost.Journal // nil: none
-	budget  *budget.Budget
+	config config.Config
+	// What the administrator configured, as Reload has taken it over: config has the NIC that was chosen instead.
+	configured config.Config
+	statsEvery chan int                 // seconds; has the newest
+	devices    atomic.Pointer[[]string] // that the broker may open
+	out        *logging.Output          // the caller's
+	log        *slog.Logger             // out's
+	started    time.Time
+	sw         *forward.Switch
+	uplink     uplink.Uplink // nil: none
+	options    vhost.Options
+	journal    *vhost.Journal // nil: none
+	budget     *budget.Budget
 
 	mu        sync.Mutex
 	sockets   map[string]*socket     // by path
@@ -68,6 +73,9 @@ func New(c config.Config, out *logging.Output) (*Daemon, error) {
 			MaxQueuePairs: c.MaxQueuePairs, MTU: c.MTU, AnyFile: c.UnsafeMemoryFiles, Populator: guestmem.NewPopulator(),
 		},
 	}
+	d.configured, d.statsEvery = c, make(chan int, 1)
+	d.statsEvery <- c.Stats
+	d.devices.Store(&c.Devices)
 	var err error
 	if d.budget, err = newBudget(c, log); err != nil {
 		return nil, err
@@ -227,9 +235,7 @@ func (d *Daemon) serve(ctx context.Context) error {
 		return err
 	}
 	go d.keepPorts(ctx)
-	if d.config.Stats > 0 {
-		go d.showStats(ctx)
-	}
+	go d.showStats(ctx)
 	d.log.Info("ready", "sockets", d.config.SocketFiles, "devices", d.config.CUSEPaths(), "control", d.config.ControlSocket, "uplink", d.config.Uplink,
 		"vm2vm", d.config.VM2VM, "cores", d.config.Cores, "poll", d.config.Poll)
 	return nil

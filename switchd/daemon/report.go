@@ -43,15 +43,23 @@ func (d *Daemon) report(e forward.Event) {
 	}
 }
 
-// showStats prints the old switch's statistics screen every Config.Stats seconds.
+// showStats prints the statistics screen of DPDK's vhost sample as often as the configuration says.
 func (d *Daemon) showStats(ctx context.Context) {
-	ticker := time.NewTicker(time.Duration(d.config.Stats) * time.Second)
-	defer ticker.Stop()
+	var ticker *time.Ticker
+	var ticks <-chan time.Time // nil: never
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case every := <-d.statsEvery:
+			if ticker != nil {
+				ticker.Stop()
+			}
+			if ticker, ticks = nil, nil; every > 0 {
+				ticker = time.NewTicker(time.Duration(every) * time.Second)
+				ticks = ticker.C
+			}
+		case <-ticks:
 			d.out.Screen(FormatLegacyStats(d.legacyStats(), d.out.Terminal()))
 		}
 	}

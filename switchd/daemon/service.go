@@ -4,13 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"reflect"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
-
-	"vhostkit/switchd/config"
 )
 
 // tell tells the service manager, if one started us (sd_notify(3)).
@@ -42,7 +39,7 @@ func (d *Daemon) keepAlive(ctx context.Context) {
 			stuck = false
 		} else if !stuck {
 			stuck = true
-			d.log.Error("a worker does not move; the service manager will restart the switch", "worker", index)
+			d.log.Error("a worker has made no progress; the service manager will restart switchd", "worker", index, "seconds", int((interval / 3).Seconds()))
 		}
 	}
 }
@@ -57,17 +54,4 @@ func inherited(name string) (net.Listener, error) {
 		return list[0], nil
 	}
 	return nil, nil
-}
-
-// Reload takes over what can change while the switch runs, which is the log level (the caller's to set), and names what needs a restart.
-func (d *Daemon) Reload(next config.Config) {
-	before, after := reflect.ValueOf(d.config), reflect.ValueOf(next)
-	for i := range before.NumField() {
-		key := before.Type().Field(i).Tag.Get("toml")
-		if key == "-" || key == "log-level" || reflect.DeepEqual(before.Field(i).Interface(), after.Field(i).Interface()) {
-			continue
-		}
-		d.log.Warn("this setting changes with the next restart", "setting", key, "now", before.Field(i).Interface(), "configured", after.Field(i).Interface())
-	}
-	d.log.Info("configuration read again", "log-level", next.LogLevel)
 }
