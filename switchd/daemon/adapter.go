@@ -2,24 +2,19 @@ package daemon
 
 import (
 	"fmt"
-	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
-	"vhostkit/switchd/config"
 	"vhostkit/switchd/control"
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/forward"
 	"vhostkit/switchd/guestmem"
-	"vhostkit/switchd/uplink"
-	"vhostkit/switchd/uplink/tap"
 	"vhostkit/switchd/vhost"
 	"vhostkit/switchd/virtio"
 )
 
-// plug connects a vhost device to a port of the switch, which do not know each other, and remembers what vhostctl shows of it.
-type plug struct {
+// adapter connects a vhost device to a port of the switch, which do not know each other, and remembers what vhostctl shows of it.
+type adapter struct {
 	daemon     *Daemon
 	port       *forward.Port
 	connection vhost.Connection
@@ -37,7 +32,7 @@ type plug struct {
 
 // Connect gives a device a port. A named port takes one device at a time.
 func (d *Daemon) Connect(c vhost.Connection) (vhost.Port, error) {
-	p := &plug{daemon: d, connection: c, since: time.Now(), mtu: d.config.MTU, waiting: notStarted}
+	p := &adapter{daemon: d, connection: c, since: time.Now(), mtu: d.config.MTU, waiting: notStarted}
 	if err := d.reserve(p); err != nil {
 		return nil, err
 	}
@@ -54,7 +49,7 @@ func (d *Daemon) Connect(c vhost.Connection) (vhost.Port, error) {
 }
 
 // reserve takes the name of a named port for a device.
-func (d *Daemon) reserve(p *plug) error {
+func (d *Daemon) reserve(p *adapter) error {
 	c := p.connection
 	if c.Name == "" {
 		return nil
@@ -71,7 +66,7 @@ func (d *Daemon) reserve(p *plug) error {
 }
 
 // release gives the name back, if it is still the device's.
-func (d *Daemon) release(p *plug) {
+func (d *Daemon) release(p *adapter) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if p.port != nil && d.plugged[p.port.ID()] == p {
@@ -95,10 +90,10 @@ func (d *Daemon) markUsed(name string) {
 const notStarted = "driver not started (the front-end has sent nothing yet)"
 
 // ID is the port's identifier.
-func (p *plug) ID() int { return p.port.ID() }
+func (p *adapter) ID() int { return p.port.ID() }
 
 // Update passes the rings on.
-func (p *plug) Update(u vhost.Update) {
+func (p *adapter) Update(u vhost.Update) {
 	memory := []control.MemoryRegion{}
 	if u.Memory != nil {
 		for _, r := range u.Memory.Regions() {
@@ -112,13 +107,13 @@ func (p *plug) Update(u vhost.Update) {
 }
 
 // Touch touches guest memory.
-func (p *plug) Touch(f func()) *guestmem.Fault { return p.port.Touch(f) }
+func (p *adapter) Touch(f func()) *guestmem.Fault { return p.port.Touch(f) }
 
 // Announce passes the address on.
-func (p *plug) Announce(mac [6]byte) { p.port.Announce(ether.FromBytes(mac)) }
+func (p *adapter) Announce(mac [6]byte) { p.port.Announce(ether.FromBytes(mac)) }
 
 // SetMTU accepts what fits the switch's frames.
-func (p *plug) SetMTU(mtu int) error {
+func (p *adapter) SetMTU(mtu int) error {
 	if limit := p.daemon.maxMTU(); mtu > limit {
 		return fmt.Errorf("MTU %d is more than the switch carries (%d; larger with --mergeable 1)", mtu, limit)
 	}
@@ -129,17 +124,17 @@ func (p *plug) SetMTU(mtu int) error {
 }
 
 // Quiesce waits for the workers.
-func (p *plug) Quiesce(q *virtio.Queue) { p.port.Quiesce(q) }
+func (p *adapter) Quiesce(q *virtio.Queue) { p.port.Quiesce(q) }
 
 // Waiting remembers why no ring runs.
-func (p *plug) Waiting(reason string) {
+func (p *adapter) Waiting(reason string) {
 	p.mu.Lock()
 	p.waiting = reason
 	p.mu.Unlock()
 }
 
 // Stopped has the device listed as FAILED after it is gone.
-func (p *plug) Stopped(err error) {
+func (p *adapter) Stopped(err error) {
 	p.mu.Lock()
 	p.failure = err
 	gone := p.gone
@@ -150,7 +145,7 @@ func (p *plug) Stopped(err error) {
 }
 
 // Close gives the port back.
-func (p *plug) Close() {
+func (p *adapter) Close() {
 	last := p.describe(p.port.Stats())
 	p.daemon.release(p)
 	p.port.Close()
@@ -168,7 +163,7 @@ func (p *plug) Close() {
 }
 
 // remember leaves the stopped device behind in the daemon's history.
-func (p *plug) remember() {
+func (p *adapter) remember() {
 	p.mu.Lock()
 	last := p.last
 	last.Error, last.Reason = p.failure.Error(), ""
@@ -179,31 +174,3 @@ func (p *plug) remember() {
 }
 
 func (d *Daemon) maxMTU() int { return maxFrame(d.config) - ether.HeaderLen - 2*ether.TagLen }
-
-// openUplink opens what --uplink names; nil is none.
-func openUplink(c config.Config, log *slog.Logger) (uplink.Uplink, error) {
-	kind, name, _ := strings.Cut(c.Uplink, ":")
-	if kind == config.UplinkIXGBE {
-		return openNIC(c, name, log)
-	}
-	if kind != "tap" {
-		return nil, nil
-	}
-	if name == "" {
-		name = "vhk%d"
-	}
-	queues := c.UplinkQueues
-	if queues == 0 {
-		queues = len(c.Cores)
-	}
-	mtu := c.MTU
-	if c.Mergeable {
-		mtu = max(mtu, forward.JumboFrame-ether.HeaderLen-2*ether.TagLen)
-	}
-	t, err := tap.Open(tap.Config{Name: name, Queues: queues, MTU: mtu})
-	if err != nil {
-		return nil, err
-	}
-	log.Info("uplink open", "interface", t.Name(), "driver", t.Driver(), "queues", t.Queues(), "mtu", mtu)
-	return t, nil
-}

@@ -70,7 +70,7 @@ func (d *Daemon) portByName(name string) (control.Port, error) {
 }
 
 // describe puts together what the switch and the device know of a port.
-func (p *plug) describe(st forward.PortStats) control.Port {
+func (p *adapter) describe(st forward.PortStats) control.Port {
 	p.mu.Lock()
 	u, mtu, memory, waiting := p.update, p.mtu, p.memory, p.waiting
 	p.mu.Unlock()

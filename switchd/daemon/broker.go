@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,8 +17,33 @@ import (
 	"vhostkit/switchd/unixsocket"
 )
 
-// broker answers QEMU's processes: no more than a port for themselves and the devices that the configuration names.
-type broker struct{ *Daemon }
+// broker answers QEMU's processes: no more than a port for themselves and the devices that the configuration names. It has nothing else of the
+// daemon, because such a process may have been taken over by its guest.
+type broker struct {
+	plugs    plugger
+	about    control.VersionInfo
+	openable func() []string // paths of devices that may be opened
+	logger   *slog.Logger
+}
+
+// plugger finds or makes a named port for a user.
+type plugger interface {
+	plug(ctx context.Context, name string, caller control.Peer) (control.Port, error)
+}
+
+// newBroker gives the broker what it needs.
+func (d *Daemon) newBroker() broker {
+	return broker{plugs: d, about: d.Version(), logger: d.log,
+		openable: func() []string { return slices.Concat(d.config.CUSEPaths(), *d.devices.Load()) }}
+}
+
+// Version tells what runs.
+func (b broker) Version() control.VersionInfo { return b.about }
+
+// Plug finds or makes a named port for the caller's user.
+func (b broker) Plug(ctx context.Context, name string, caller control.Peer) (control.Port, error) {
+	return b.plugs.plug(ctx, name, caller)
+}
 
 // serveBroker opens the socket for QEMU processes. A group that this machine does not have is no reason not to serve the others.
 func (d *Daemon) serveBroker(ctx context.Context) error {
@@ -36,18 +62,18 @@ func (d *Daemon) serveBroker(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.answer(ctx, control.NewBrokerServer(l, broker{d}, d.budget, d.log))
+	d.answer(ctx, control.NewBrokerServer(l, d.newBroker(), d.budget, d.log))
 	return nil
 }
 
-// Plug finds or makes a named port for the caller's user.
-func (b broker) Plug(ctx context.Context, name string, caller control.Peer) (control.Port, error) {
+// plug finds or makes a named port for the caller's user.
+func (d *Daemon) plug(ctx context.Context, name string, caller control.Peer) (control.Port, error) {
 	for {
-		b.mu.Lock()
-		n := b.named[name]
-		b.mu.Unlock()
+		d.mu.Lock()
+		n := d.named[name]
+		d.mu.Unlock()
 		if n == nil {
-			p, err := b.addPort(namedPort{Name: name, UID: &caller.UID, GID: &caller.GID, Asked: &caller.UID})
+			p, err := d.addPort(namedPort{Name: name, UID: &caller.UID, GID: &caller.GID, Asked: &caller.UID})
 			if errors.Is(err, control.ErrExists) {
 				continue // another one was faster
 			}
@@ -61,14 +87,14 @@ func (b broker) Plug(ctx context.Context, name string, caller control.Peer) (con
 		case <-ctx.Done():
 			return control.Port{}, fmt.Errorf("%w: port %q is just being made", control.ErrBusy, name)
 		}
-		b.mu.Lock()
-		there := b.named[name] == n
+		d.mu.Lock()
+		there := d.named[name] == n
 		if there {
 			n.since = time.Now() // not to be given up before its QEMU has had time to connect
 		}
-		b.mu.Unlock()
+		d.mu.Unlock()
 		if there {
-			return b.portByName(name)
+			return d.portByName(name)
 		}
 	}
 }
@@ -80,7 +106,7 @@ func (n namedPort) mayUse(caller control.Peer) bool {
 
 // OpenDevice opens a character device that the configuration names.
 func (b broker) OpenDevice(_ context.Context, path string, caller control.Peer) (*os.File, error) {
-	known := slices.Concat(b.config.CUSEPaths(), *b.devices.Load())
+	known := b.openable()
 	if !slices.Contains(known, path) {
 		return nil, fmt.Errorf("%w: device %q; switchd hands out %q (options --backend and --device)", control.ErrForbidden, path, known)
 	}
@@ -97,6 +123,6 @@ func (b broker) OpenDevice(_ context.Context, path string, caller control.Peer) 
 		f.Close()
 		return nil, fmt.Errorf("%w: %s is not a character device", control.ErrForbidden, path)
 	}
-	b.log.Info("device handed over", "device", path, "pid", caller.PID, "uid", caller.UID)
+	b.logger.Info("device handed over", "device", path, "pid", caller.PID, "uid", caller.UID)
 	return f, nil
 }

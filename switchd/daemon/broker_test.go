@@ -15,8 +15,14 @@ import (
 	"vhostkit/switchd/control"
 )
 
+// rig is a daemon and its broker.
+type rig struct {
+	*Daemon
+	broker
+}
+
 // brokerDaemon is a daemon that serves nothing yet but can open ports.
-func brokerDaemon(t *testing.T, change func(*config.Config)) broker {
+func brokerDaemon(t *testing.T, change func(*config.Config)) rig {
 	t.Helper()
 	dir := t.TempDir()
 	c := config.DefaultConfig()
@@ -28,13 +34,8 @@ func brokerDaemon(t *testing.T, change func(*config.Config)) broker {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	d.serveCtx = ctx
-	t.Cleanup(func() {
-		cancel()
-		d.closeSockets(time.Now().Add(10 * time.Second))
-	})
-	return broker{d}
+	t.Cleanup(func() { d.closeSockets(time.Now().Add(10 * time.Second)) })
+	return rig{d, d.newBroker()}
 }
 
 func TestPlug(t *testing.T) {

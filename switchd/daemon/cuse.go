@@ -35,7 +35,7 @@ func (d *Daemon) openDevice(name string, access unixsocket.Access) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(d.serveCtx)
+	ctx, cancel := context.WithCancel(context.Background()) // until closeSockets, or the port is removed
 	s := &socket{path: "/dev/" + name, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
@@ -43,8 +43,6 @@ func (d *Daemon) openDevice(name string, access unixsocket.Access) error {
 			d.fail(err)
 		}
 	}()
-	d.mu.Lock()
-	d.sockets[s.path] = s
-	d.mu.Unlock()
+	d.register(s)
 	return nil
 }

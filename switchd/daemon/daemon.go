@@ -46,16 +46,16 @@ type Daemon struct {
 	sockets   map[string]*socket     // by path
 	named     map[string]*namedState // the ports that have a socket of their own
 	leaving   map[*socket]bool       // of ports that were removed, while their devices have not ended
-	plugged   map[int]*plug          // connected devices by port
-	byName    map[string]*plug       // those of named ports; one that is just being connected has no port yet
+	plugged   map[int]*adapter       // connected devices by port
+	byName    map[string]*adapter    // those of named ports; one that is just being connected has no port yet
 	history   history                // devices that are gone
 	askLimit  askLimit
 	changes   uint64     // of the named ports so far
 	written   uint64     // how many of them the file has
 	persistMu sync.Mutex // for the file: nobody else has to wait for a disk
 	servers   []*control.Server
-	serveCtx  context.Context // sockets live as long as this; set by Run
-	failed    chan error      // the first part that stopped by itself
+	closed    bool       // no socket is opened any more
+	failed    chan error // the first part that stopped by itself
 }
 
 // New checks the configuration and opens the uplink. Nothing is served before Run. out stays the caller's, to be closed after Run.
@@ -66,8 +66,8 @@ func New(c config.Config, out *logging.Output) (*Daemon, error) {
 	log := out.Log()
 	d := &Daemon{
 		config: c, out: out, log: log, started: time.Now(),
-		sockets: map[string]*socket{}, named: map[string]*namedState{}, plugged: map[int]*plug{},
-		byName: map[string]*plug{}, leaving: map[*socket]bool{}, history: newHistory(), failed: make(chan error, 1),
+		sockets: map[string]*socket{}, named: map[string]*namedState{}, plugged: map[int]*adapter{},
+		byName: map[string]*adapter{}, leaving: map[*socket]bool{}, history: newHistory(), failed: make(chan error, 1),
 		options: vhost.Options{
 			Mergeable: c.Mergeable, TxCsum: c.TxCsum, TSO: c.TSO, Promiscuous: c.Promiscuous,
 			MaxQueuePairs: c.MaxQueuePairs, MTU: c.MTU, AnyFile: c.UnsafeMemoryFiles, Populator: guestmem.NewPopulator(),
@@ -85,18 +85,8 @@ func New(c config.Config, out *logging.Output) (*Daemon, error) {
 	if d.config.Uplink, err = chooseNIC(c, pci.ThisHost(), log); err != nil {
 		return nil, err
 	}
-	if d.uplink, err = openUplink(d.config, log); err != nil {
+	if d.uplink, err = openUsableUplink(d.config, log); err != nil {
 		return nil, err
-	}
-	if c.VM2VM == int(forward.VM2VMHardware) && (d.uplink == nil || d.uplink.Pools() == 0) {
-		d.closeUplink()
-		return nil, fmt.Errorf("--vm2vm 2 lets the NIC's own switch loop frames back, and uplink %q has none: use --vm2vm 1, or an 82599",
-			c.Uplink)
-	}
-	if _, ok := d.uplink.(uplink.Lender); c.ZeroCopy && !ok {
-		d.closeUplink()
-		return nil, fmt.Errorf("--zero-copy 1 lets a card read frames from guests' memory, and uplink %q is none: leave it out, or use an 82599",
-			d.config.Uplink)
 	}
 	d.sw = forward.New(d.forwardConfig())
 	return d, nil
@@ -135,7 +125,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 
 	serveCtx, stopServing := context.WithCancel(ctx)
 	defer stopServing()
-	d.serveCtx = serveCtx
 	d.openJournal()
 	err := d.serve(serveCtx)
 	if err == nil {

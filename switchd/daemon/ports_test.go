@@ -16,7 +16,7 @@ import (
 )
 
 // hang makes a named port's socket one that does not end, as a session that the kernel holds up.
-func hang(t *testing.T, b broker, name string) (end func()) {
+func hang(t *testing.T, b rig, name string) (end func()) {
 	t.Helper()
 	if _, err := b.AddPort(context.Background(), control.AddPortRequest{Name: name}); err != nil {
 		t.Fatal(err)
@@ -169,5 +169,22 @@ func TestManyPlugsAtOnce(t *testing.T) {
 	})
 	if err := next.restorePorts(); err != nil || len(next.named) != 100 {
 		t.Errorf("%d ports remembered, %v", len(next.named), err)
+	}
+}
+
+// TestNoSocketAfterTheEnd: a port that somebody adds while the switch stops does not keep its socket.
+func TestNoSocketAfterTheEnd(t *testing.T) {
+	b := brokerDaemon(t, nil)
+	if !b.closeSockets(time.Now().Add(10 * time.Second)) {
+		t.Fatal("the sockets do not end")
+	}
+	if _, err := b.AddPort(context.Background(), control.AddPortRequest{Name: "late"}); err != nil {
+		t.Fatal(err)
+	}
+	b.mu.Lock()
+	s := b.sockets[b.socketOf("late")]
+	b.mu.Unlock()
+	if !s.waitFor(time.Now().Add(10 * time.Second)) {
+		t.Error("a socket opened after the end is served")
 	}
 }

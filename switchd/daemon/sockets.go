@@ -56,7 +56,7 @@ func (d *Daemon) openSocket(path string, p namedPort) error {
 		access.Group = strconv.Itoa(*p.GID)
 	}
 	c := user.Config{Path: path, Name: name, Access: access, Switch: d, Options: d.options, Journal: d.journal, Log: d.log, Budget: d.budget}
-	ctx, cancel := context.WithCancel(d.serveCtx)
+	ctx, cancel := context.WithCancel(context.Background()) // until closeSockets, or the port is removed
 	s := &socket{path: path, name: name, cancel: cancel, done: make(chan struct{})}
 	c.Tally = &s.tally
 	serve := func() error { return user.Connect(ctx, c) }
@@ -78,15 +78,24 @@ func (d *Daemon) openSocket(path string, p namedPort) error {
 			d.fail(err)
 		}
 	}()
-	d.mu.Lock()
-	d.sockets[path] = s
-	d.mu.Unlock()
+	d.register(s)
 	return nil
+}
+
+// register has closeSockets end the socket too; one that comes when that has begun ends at once.
+func (d *Daemon) register(s *socket) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sockets[s.path] = s
+	if d.closed {
+		s.cancel()
+	}
 }
 
 // closeSockets ends all sockets and their devices at once, and tells whether that was done by the deadline.
 func (d *Daemon) closeSockets(deadline time.Time) bool {
 	d.mu.Lock()
+	d.closed = true
 	var all []*socket
 	for _, s := range d.sockets {
 		all = append(all, s)
