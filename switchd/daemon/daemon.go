@@ -147,7 +147,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	case switchErr := <-switchDone:
 		err = multierror.Append(nil, err, switchErr).ErrorOrNil()
 	case <-time.After(time.Until(deadline)):
-		d.log.Error("the workers do not end; the process ends without them", "waited", StopTimeout)
+		d.log.Error("the workers did not stop in time; exiting without them", "waited", StopTimeout)
 		return err // what they use must stay
 	}
 	d.finish(ended, deadline)
@@ -173,7 +173,7 @@ func (d *Daemon) finish(ended bool, deadline time.Time) {
 	select {
 	case <-done:
 	case <-time.After(max(time.Until(deadline), 100*time.Millisecond)):
-		d.log.Error("the uplink, or the disk of the state directory, does not end; the process ends without it")
+		d.log.Error("the uplink, or the disk of the state directory, did not stop in time; exiting without it")
 	}
 }
 

@@ -184,7 +184,7 @@ func (d *Daemon) RemovePort(_ context.Context, name string) error {
 	}
 	err := d.persistPorts()
 	if s != nil && !s.waitFor(time.Now().Add(closeTimeout)) {
-		d.log.Warn("port removed, but its device does not end: the kernel waits for its front-end; the name is free", "name", name)
+		d.log.Warn("port removed, but its device did not stop in time: the kernel waits for its front-end; the name is free", "name", name)
 		return err
 	}
 	d.log.Info("port removed", "name", name)

@@ -114,7 +114,7 @@ func (d *Daemon) closeSockets(deadline time.Time) bool {
 		}
 	}
 	if len(left) > 0 {
-		d.log.Error("devices do not end: the kernel waits for their front-ends; going on without them", "sockets", left[:min(len(left), 10)], "number", len(left))
+		d.log.Error("devices did not stop in time: the kernel waits for their front-ends; continuing shutdown", "sockets", left[:min(len(left), 10)], "number", len(left))
 	}
 	return len(left) == 0
 }
@@ -132,7 +132,7 @@ func (d *Daemon) AddPort(_ context.Context, r control.AddPortRequest) (control.P
 // addPort makes a port. The name is taken at once; nothing is locked while the socket is made and the name is written down.
 func (d *Daemon) addPort(p namedPort) (control.Port, error) {
 	if !portName.MatchString(p.Name) {
-		return control.Port{}, fmt.Errorf("%w: port name %q: want 1 to 63 letters, digits, '.', '_' and '-', the first a letter",
+		return control.Port{}, fmt.Errorf("%w: invalid port name %q: 1 to 63 letters, digits, \".\", \"_\" or \"-\", starting with a letter",
 			control.ErrBadRequest, p.Name)
 	}
 	n := &namedState{namedPort: p, ready: make(chan struct{}), since: time.Now()}
