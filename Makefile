@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 GO := test/setup/go.sh
 VERSION := $(shell git -c safe.directory='$(CURDIR)' describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X vhostkit/switchd.Version=$(VERSION)
+LDFLAGS := -s -w -X vhostkit/internal/version.Version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 KEEP_ENV := VHOSTKIT_CACHE,VHOSTKIT_AGENT,VHOSTKIT_KERNEL,VHOSTKIT_MODULES,VHOSTKIT_QEMU,VHOSTKIT_ACCEL,NO_COLOR
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=$(KEEP_ENV))
@@ -55,6 +55,9 @@ install: man ## programs, units, manual pages, completion; DESTDIR and PREFIX (/
 	install -m 644 systemd/tmpfiles.d/vhostkit.conf $(LIB)/tmpfiles.d
 	install -m 644 templates/usvhost.rules $(LIB)/udev/rules.d/60-vhostkit.rules
 	install -m 644 bin/man/*.8 $(SHARE)/man/man8
+	umask 022; bin/switchd --completion bash >$(SHARE)/bash-completion/completions/switchd
+	umask 022; bin/switchd --completion zsh >$(SHARE)/zsh/site-functions/_switchd
+	umask 022; bin/switchd --completion fish >$(SHARE)/fish/vendor_completions.d/switchd.fish
 	umask 022; bin/vhostctl completion bash >$(SHARE)/bash-completion/completions/vhostctl
 	umask 022; bin/vhostctl completion zsh >$(SHARE)/zsh/site-functions/_vhostctl
 	umask 022; bin/vhostctl completion fish >$(SHARE)/fish/vendor_completions.d/vhostctl.fish
@@ -70,7 +73,8 @@ uninstall: ## what install put there
 	rm -f $(SBIN)/switchd $(SBIN)/vhostctl $(SBIN)/qemu-wrap $(LIB)/systemd/system/switchd.service $(LIB)/systemd/system/switchd.socket \
 		$(LIB)/systemd/system/vhostkit-hugepages.service $(LIB)/sysusers.d/vhostkit.conf $(LIB)/tmpfiles.d/vhostkit.conf \
 		$(LIB)/udev/rules.d/60-vhostkit.rules $(SHARE)/man/man8/switchd.8 $(SHARE)/man/man8/vhostctl.8 $(SHARE)/man/man8/qemu-wrap.8 \
-		$(SHARE)/bash-completion/completions/vhostctl $(SHARE)/zsh/site-functions/_vhostctl $(SHARE)/fish/vendor_completions.d/vhostctl.fish
+		$(SHARE)/bash-completion/completions/vhostctl $(SHARE)/zsh/site-functions/_vhostctl $(SHARE)/fish/vendor_completions.d/vhostctl.fish \
+		$(SHARE)/bash-completion/completions/switchd $(SHARE)/zsh/site-functions/_switchd $(SHARE)/fish/vendor_completions.d/switchd.fish
 	rm -rf $(SHARE)/doc/vhostkit
 
 PACKAGE_DIR ?= bin
@@ -113,7 +117,7 @@ test-short: format vet unit ## style and unit tests only
 
 .PHONY: format
 format: ## is everything formatted by gofmt?
-	@bad=$$($(GO) run cmd/gofmt -l $(wildcard cmd switchd qemuwrap libvirt hugepages templates test)) || exit 1; \
+	@bad=$$($(GO) run cmd/gofmt -l $(wildcard cmd internal switchd qemuwrap libvirt hugepages templates test)) || exit 1; \
 	if [ -n "$$bad" ]; then echo "not formatted by gofmt:"; echo "$$bad"; exit 1; fi
 
 .PHONY: vet

@@ -10,7 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"vhostkit/switchd"
+	"vhostkit/internal/version"
 	"vhostkit/switchd/control"
 )
 
@@ -97,7 +97,7 @@ func showVersion(c *cli.Context) error {
 	if _, err := arguments(c); err != nil {
 		return err
 	}
-	v := versions{Vhostctl: switchd.Version}
+	v := versions{Vhostctl: version.Version}
 	info, err := client(c).Version(c.Context)
 	if err == nil {
 		v.Switchd = &info

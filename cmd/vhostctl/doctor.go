@@ -9,8 +9,9 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"vhostkit/internal/version"
 	"vhostkit/libvirt/doctor"
-	"vhostkit/switchd"
+	"vhostkit/switchd/config"
 )
 
 const doctorDescription = `Looks for what keeps packets from flowing, and says how to mend each. It changes nothing.
@@ -57,7 +58,7 @@ func examine(c *cli.Context) error {
 	}
 	uri := c.String("connect")
 	env := &doctor.Env{
-		Files: doctor.Dir(""), Run: doctor.Exec, Switch: client(c), URI: uri, Domain: name, Version: switchd.Version,
+		Files: doctor.Dir(""), Run: doctor.Exec, Switch: client(c), URI: uri, Domain: name, Version: version.Version,
 		SocketDir: socketDir(), Interval: time.Second,
 		Connect: func(ctx context.Context) (doctor.Libvirt, error) { return doctor.Connect(ctx, doctor.Exec, uri) },
 	}
@@ -73,9 +74,9 @@ func examine(c *cli.Context) error {
 
 // socketDir is where switchd's configuration file puts named ports' sockets. What is wrong with that file is for switchd to say.
 func socketDir() string {
-	config := switchd.DefaultConfig()
-	_ = config.LoadFile(switchd.DefaultConfigFile)
-	return config.SocketDir
+	c := config.DefaultConfig()
+	_ = c.LoadFile(config.DefaultConfigFile)
+	return c.SocketDir
 }
 
 // optionalDomain is the one argument, if there is one.

@@ -12,7 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"vhostkit/switchd"
+	"vhostkit/switchd/config"
 	"vhostkit/switchd/control"
 	"vhostkit/templates/man"
 )
@@ -72,7 +72,7 @@ func newApp() *cli.App {
 		EnableBashCompletion: true, ExitErrHandler: func(*cli.Context, error) {}, OnUsageError: onUsage,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "control", Usage: "control socket `PATH` of switchd", EnvVars: []string{"VHOSTKIT_CONTROL"},
-				Value: switchd.DefaultConfig().ControlSocket},
+				Value: config.DefaultConfig().ControlSocket},
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -148,7 +148,7 @@ func controlPath(c *cli.Context) string {
 			return path
 		}
 	}
-	return switchd.DefaultConfig().ControlSocket
+	return config.DefaultConfig().ControlSocket
 }
 
 func client(c *cli.Context) *control.Client { return control.NewClient(controlPath(c)) }

@@ -327,9 +327,9 @@ func reloaded(t *testing.T, s service) {
 	pid := s.property(t, "switchd.service", "MainPID")
 	s.configure(t, "log-level = \"debug\"\nvm2vm = 0\n")
 	s.run(t, "systemctl", "reload", "switchd.service")
-	s.until(t, 20*time.Second, "the configuration is read again", func() (string, bool) {
+	s.until(t, 20*time.Second, "the configuration is reloaded", func() (string, bool) {
 		text := s.journal(t)
-		return text, strings.Contains(text, "configuration read again") && strings.Contains(text, "vm2vm")
+		return text, strings.Contains(text, "configuration reloaded") && strings.Contains(text, "vm2vm")
 	})
 	if now := s.property(t, "switchd.service", "MainPID"); now != pid {
 		t.Errorf("a reload replaced the process %s by %s", pid, now)
