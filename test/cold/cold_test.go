@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vhostkit/switchd/control"
+	"vhostkit/test/internal/proc"
 )
 
 var switchUnderTest = flag.String("switchd", "", "the switch to measure; default: this tree's")
@@ -34,10 +35,8 @@ func startSwitch(t *testing.T) (socket string, client *control.Client) {
 	binary := *switchUnderTest
 	if binary == "" {
 		binary = filepath.Join(dir, "switchd")
-		build := exec.Command("go", "build", "-o", binary, "-tags", "libvirt_dlopen", "vhostkit/cmd/switchd")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("building switchd: %v\n%s", err, out)
+		if err := proc.Build(dir, "switchd"); err != nil {
+			t.Fatal(err)
 		}
 	}
 	socket = filepath.Join(dir, "vhost.sock")

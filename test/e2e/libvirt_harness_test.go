@@ -16,6 +16,7 @@ import (
 	"vhostkit/libvirt/domains"
 	"vhostkit/switchd/control"
 	"vhostkit/test/guest"
+	"vhostkit/test/internal/proc"
 	"vhostkit/test/libvirtd"
 )
 
@@ -38,7 +39,7 @@ func startHost(t *testing.T) *host {
 	h := &host{Rig: rig, switchd: &switchd{Dir: rig.Dir}, ctx: ctx}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("switchd's log:\n%s\nlibvirt's logs:\n%s", tail(h.Log(), 40), h.Logs())
+			t.Logf("switchd's log:\n%s\nlibvirt's logs:\n%s", proc.Tail(h.Log(), 40), h.Logs())
 		}
 		if err := rig.Close(); err != nil {
 			t.Error(err)
@@ -171,7 +172,7 @@ func (h *host) boot(t *testing.T, names ...string) []*guest.Guest {
 		for _, g := range guests {
 			if g != nil {
 				if t.Failed() {
-					t.Logf("console of %s:\n%s", g.Name(), tail(g.Console(), 20))
+					t.Logf("console of %s:\n%s", g.Name(), proc.Tail(g.Console(), 20))
 				}
 				g.Kill()
 			}
