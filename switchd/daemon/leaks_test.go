@@ -1,4 +1,4 @@
-package switchd
+package daemon
 
 import (
 	"testing"
