@@ -10,6 +10,7 @@ import (
 
 	"vhostkit/switchd/control"
 	"vhostkit/switchd/forward"
+	"vhostkit/switchd/uplink"
 	"vhostkit/switchd/vhost/user"
 	"vhostkit/switchd/virtio"
 )
@@ -159,7 +160,7 @@ func (d *Daemon) Stats() control.Stats {
 		lost := d.uplink.Stats()
 		s.Uplink.Full, s.Uplink.Down, s.Uplink.Rejected, s.Uplink.Truncated = lost.Full, lost.Down, lost.Rejected, lost.Truncated
 		s.Uplink.Missed, s.Uplink.Broken, s.Uplink.Spoofed, s.Uplink.Discarded = lost.Missed, lost.Broken, lost.Spoofed, lost.Discarded
-		s.Uplink.WireRX, s.Uplink.WireTX, s.Uplink.Lent, s.Uplink.Pools = lost.WireRx, lost.WireTx, lost.Lent, d.uplink.Pools()
+		s.Uplink.WireRX, s.Uplink.WireTX, s.Uplink.Lent, s.Uplink.Pools = lost.WireRx, lost.WireTx, lost.Lent, uplink.Pools(d.uplink)
 	}
 	s.Runtime, s.Budgets = runtimeStats(), budgets(d.budget)
 	d.mu.Lock()

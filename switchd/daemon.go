@@ -79,7 +79,7 @@ func New(config Config, out *logging.Output) (*Daemon, error) {
 	if d.uplink, err = openUplink(d.config, log); err != nil {
 		return nil, err
 	}
-	if config.VM2VM == int(forward.VM2VMHardware) && (d.uplink == nil || d.uplink.Pools() == 0) {
+	if config.VM2VM == int(forward.VM2VMHardware) && uplink.Pools(d.uplink) == 0 {
 		d.closeUplink()
 		return nil, fmt.Errorf("--vm2vm 2 lets the NIC's own switch loop frames back, and uplink %q has none: use --vm2vm 1, or an 82599",
 			config.Uplink)

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"vhostkit/switchd/ether"
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/uplink"
 	"vhostkit/switchd/virtio"
@@ -30,13 +29,11 @@ type reader struct {
 	calls  []string             // Lend and TakeBack
 }
 
-func (u *reader) Queues() int                               { return 1 }
-func (u *reader) Queue(int) uplink.Queue                    { return u }
-func (u *reader) FD() int                                   { return -1 }
-func (u *reader) Receive([]uplink.RxFrame) (int, error)     { return 0, nil }
-func (u *reader) AddFilter(int, ether.MAC, uint16) error    { return nil }
-func (u *reader) RemoveFilter(int, ether.MAC, uint16) error { return nil }
-func (u *reader) Done(until uint32) bool                    { return int32(u.done.Load()-until) >= 0 }
+func (u *reader) Queues() int                           { return 1 }
+func (u *reader) Queue(int) uplink.Queue                { return u }
+func (u *reader) FD() int                               { return -1 }
+func (u *reader) Receive([]uplink.RxFrame) (int, error) { return 0, nil }
+func (u *reader) Done(until uint32) bool                { return int32(u.done.Load()-until) >= 0 }
 
 func (u *reader) Send(frames []uplink.TxFrame, loan *uplink.Loan) (int, error) {
 	u.mu.Lock()

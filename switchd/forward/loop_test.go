@@ -25,6 +25,7 @@ type taggedFrame struct {
 	vlan     int
 }
 
+func (u *poolsUplink) Pools() int                                { return u.pools }
 func (u *poolsUplink) Queues() int                               { return 1 }
 func (u *poolsUplink) Queue(int) uplink.Queue                    { return u }
 func (u *poolsUplink) FD() int                                   { return -1 }

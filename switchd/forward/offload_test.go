@@ -20,7 +20,6 @@ type wireUplink struct {
 }
 
 func (u *wireUplink) Queue(int) uplink.Queue { return u }
-func (u *wireUplink) Pools() int             { return 0 }
 
 func (u *wireUplink) Send(frames []uplink.TxFrame, _ *uplink.Loan) (int, error) {
 	u.mu.Lock()

@@ -23,8 +23,10 @@ type Switch struct {
 	clock  atomic.Uint32 // seconds since start
 	start  time.Time
 
-	lender  uplink.Lender  // nil: frames are copied
-	checker uplink.Checker // nil: the uplink looks at no source address
+	filterer uplink.Filterer // nil: the uplink sorts nothing
+	lender   uplink.Lender   // nil: frames are copied
+	checker  uplink.Checker  // nil: the uplink looks at no source address
+
 	table   atomic.Pointer[table]
 	workers []*worker
 	running atomic.Bool
@@ -90,6 +92,7 @@ func New(c Config) *Switch {
 	if lender, ok := c.Uplink.(uplink.Lender); ok && c.ZeroCopy {
 		s.lender = lender
 	}
+	s.filterer, _ = c.Uplink.(uplink.Filterer)
 	s.checker, _ = c.Uplink.(uplink.Checker)
 	s.hardware.Store(&hardwareAddresses{})
 	s.table.Store(&table{tx: make([][]*transmitRing, len(c.Cores))})

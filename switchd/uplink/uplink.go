@@ -1,5 +1,6 @@
-// Package uplink says what the switch expects of its way out. Drivers are packages below: tap, and later others. A call concerns a burst,
-// never a single frame.
+// Package uplink is the interface between the switch and its uplink drivers, the packages below. Every driver has the small core, Uplink; what
+// only some can do is in interfaces of its own, which the switch asks for once, when it is made. A call on the data path concerns a burst, never
+// a single frame.
 package uplink
 
 import (
@@ -94,7 +95,6 @@ func (l *Loan) Returned() bool { return l.From == nil || l.From.Done(l.Until) }
 
 // Lender is an uplink whose device can read frames from where their senders have them.
 type Lender interface {
-	Uplink
 	// Lend lets the device read a guest's memory, in place of what it could read for that port before. With an error it reads nothing of it:
 	// frames are copied, as without.
 	Lend(port int, m *guestmem.Memory) error
@@ -105,25 +105,36 @@ type Lender interface {
 
 // Checker is an uplink whose device may check the source addresses of what ports send.
 type Checker interface {
-	Uplink
 	// Expect says that a port is about to send with a source address that AddFilter will be called for: nothing is held against the port
 	// meanwhile. A worker calls it once for an address that is new; it does not block.
 	Expect(port int)
 }
 
-// Uplink is an interface to the outside.
+// Filterer is an uplink whose device sorts frames by address into pools of its own. Other uplinks deliver everything, and the switch sorts it.
+type Filterer interface {
+	// Pools is how many ports can have a hardware pool of their own.
+	Pools() int
+	// AddFilter makes frames with that address and VLAN reach the port. With ErrNoPool they do so, but by way of the switch: the hardware does
+	// not know the port, and cannot loop frames to it. With another error nothing has changed. It may be asked again for what it has or has
+	// not, and tells how things are then.
+	AddFilter(port int, mac ether.MAC, vlan uint16) error
+	RemoveFilter(port int, mac ether.MAC, vlan uint16) error
+}
+
+// Pools is how many ports can have a hardware pool of their own: none without an uplink, or where the uplink sorts nothing.
+func Pools(u Uplink) int {
+	if f, ok := u.(Filterer); ok {
+		return f.Pools()
+	}
+	return 0
+}
+
+// Uplink is an interface to the outside: what every driver has.
 type Uplink interface {
 	Name() string   // of the interface
 	Driver() string // "tap", "ixgbe"
 	Queues() int    // at least 1
 	Queue(i int) Queue
-	// Pools is how many ports can have a hardware pool of their own; 0 for software.
-	Pools() int
-	// AddFilter makes frames with that address and VLAN reach the port. Software uplinks deliver everything and ignore it. With ErrNoPool
-	// they do so, but by way of the switch: the hardware does not know the port, and cannot loop frames to it. With another error nothing has
-	// changed. It may be asked again for what it has or has not, and tells how things are then.
-	AddFilter(port int, mac ether.MAC, vlan uint16) error
-	RemoveFilter(port int, mac ether.MAC, vlan uint16) error
 	// Link asks for the state now; ErrNoDevice if the interface was removed. Not for the data path.
 	Link() (Link, error)
 	// Stats may be read at any time.

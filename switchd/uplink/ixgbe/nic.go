@@ -19,7 +19,14 @@ import (
 // ErrNotSupported says that the device is none that this driver knows.
 var ErrNotSupported = errors.New("not an 82599")
 
-// NIC is an open 82599. It implements uplink.Uplink.
+// What an 82599 can do beyond the core.
+var (
+	_ uplink.Filterer = (*NIC)(nil)
+	_ uplink.Lender   = (*NIC)(nil)
+	_ uplink.Checker  = (*NIC)(nil)
+)
+
+// NIC is an open 82599. It implements uplink.Uplink and the optional interfaces above.
 type NIC struct {
 	config Config
 	log    *slog.Logger

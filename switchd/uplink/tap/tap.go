@@ -116,15 +116,6 @@ func (t *Tap) Queues() int { return len(t.queues) }
 // Queue gives queue pair i.
 func (t *Tap) Queue(i int) uplink.Queue { return t.queues[i] }
 
-// Pools is 0: the switch sorts the frames.
-func (t *Tap) Pools() int { return 0 }
-
-// AddFilter has nothing to do.
-func (t *Tap) AddFilter(int, ether.MAC, uint16) error { return nil }
-
-// RemoveFilter has nothing to do.
-func (t *Tap) RemoveFilter(int, ether.MAC, uint16) error { return nil }
-
 // Link asks the kernel. The carrier of a TAP is on while the switch has it open.
 func (t *Tap) Link() (uplink.Link, error) {
 	i, err := findInterface(t.name)

@@ -103,8 +103,8 @@ func seen(t testing.TB, s int) (frame []byte, vlan uint16, tagged bool) {
 
 func TestSendAndReceive(t *testing.T) {
 	u := open(t, 2)
-	if u.Queues() != 2 || u.Driver() != "tap" || u.Pools() != 0 {
-		t.Fatalf("%d queues of %s, %d pools", u.Queues(), u.Driver(), u.Pools())
+	if u.Queues() != 2 || u.Driver() != "tap" || uplink.Pools(u) != 0 {
+		t.Fatalf("%d queues of %s, %d pools", u.Queues(), u.Driver(), uplink.Pools(u))
 	}
 	s := packetSocket(t, u.Name())
 	buffer := filled(t)
