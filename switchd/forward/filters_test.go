@@ -98,6 +98,9 @@ func TestLostEventsAboutAddresses(t *testing.T) {
 			t.Fatal("not learned")
 		}
 	}
+	if lost := s.EventsLost(); lost != 8 {
+		t.Errorf("%d events were counted as lost, want 8 of ten", lost)
+	}
 	s.catchUp()
 	u.inStep(t, s, "after ten were learned")
 	if len(*told) != 10 {

@@ -47,7 +47,7 @@ type Queue interface {
 	Receive(frames []RxFrame) (int, error)
 	// Send sends frames in order and returns how many went. Without an error the uplink did not take the rest; an error always means that
 	// the first of the rest could not be read from its sender's memory. A frame that the uplink refuses for its own sake (its offload
-	// request makes no sense) does not hold up those behind it: it is among those that went, and in Stats.Rejected.
+	// request makes no sense) does not hold up those behind it: it is among those that went, and in the counter "rejected".
 	//
 	// Without a loan the frames' memory is the sender's again when Send returns. With one, the device may still read it until the loan,
 	// which Send fills in, is returned; only a Lender does that.
@@ -61,21 +61,6 @@ type Link struct {
 	Up      bool // the administrator's switch
 	Carrier bool // the other side is there
 	MTU     int  // bytes, without Ethernet header and tags
-}
-
-// Stats counts the frames that an uplink did not pass on, over all queues since it was opened. Those that it did are counted by the switch.
-type Stats struct {
-	Full      uint64 // to send: no room
-	Down      uint64 // to send: the interface is down or was removed
-	Rejected  uint64 // to send: the offload request makes no sense or points into the Ethernet header, or there are too many pieces
-	Truncated uint64 // received: longer than the driver's buffers
-	Missed    uint64 // received: no room, neither in the rings nor in the NIC
-	Broken    uint64 // received: bad checksum or length on the wire
-	Spoofed   uint64 // to send: the NIC found another's source address or VLAN
-	Discarded uint64 // both ways: in the NIC's rings when it was reset or lost; received: left by a port that has gone
-	WireRx    uint64 // good frames that the NIC saw on the wire; 0 without a NIC of its own
-	WireTx    uint64 // good frames that the NIC put on the wire
-	Lent      uint64 // frames sent that the NIC read from their senders' memory
 }
 
 // Loan is what a device was given to read and may not have read yet. The zero value is nothing.
@@ -137,7 +122,7 @@ type Uplink interface {
 	Queue(i int) Queue
 	// Link asks for the state now; ErrNoDevice if the interface was removed. Not for the data path.
 	Link() (Link, error)
-	// Stats may be read at any time.
-	Stats() Stats
+	// Counters may be read at any time. A driver always lists the same ones, in the same order.
+	Counters() []Counter
 	Close() error
 }

@@ -98,7 +98,7 @@ func TestLend(t *testing.T) {
 			t.Fatalf("frame %d is out, but not returned", i)
 		}
 	}
-	if got := r.Stats(); got.Lent != lent || got.WireTx != 3000 {
+	if got := counted(r.Counters()); got["lent"] != lent || got["wire_tx"] != 3000 {
 		t.Errorf("%+v: want %d frames lent of 3000", got, lent)
 	}
 	r.must(r.TakeBack(3, true))
@@ -126,7 +126,7 @@ func TestLendToTheNICsSwitch(t *testing.T) {
 		}
 	}
 	r.lendOut(lentFrame(m, rnd, 3, 1004, eth(mac(4), stranger, 0, 500, 1), 1))
-	if got, s := r.receive(), r.Stats(); len(got) != 0 || s.Spoofed != 1 || s.Lent != 601 {
+	if got, s := r.receive(), counted(r.Counters()); len(got) != 0 || s["spoofed"] != 1 || s["lent"] != 601 {
 		t.Errorf("%d frames with another's address came, %+v; want one spoofed of 601 lent", len(got), s)
 	}
 }
@@ -156,8 +156,8 @@ func TestLendOnlyWhatIsLent(t *testing.T) {
 		}
 		r.out()
 	}
-	if n, err := r.Queue(0).Send([]uplink.TxFrame{lentFrame(m, rnd, 3, 1003, data, 1)}, nil); n != 1 || err != nil || r.Stats().Lent != 0 {
-		t.Errorf("sent %d, %v without a loan: %+v", n, err, r.Stats())
+	if n, err := r.Queue(0).Send([]uplink.TxFrame{lentFrame(m, rnd, 3, 1003, data, 1)}, nil); n != 1 || err != nil || counted(r.Counters())["lent"] != 0 {
+		t.Errorf("sent %d, %v without a loan: %+v", n, err, counted(r.Counters()))
 	}
 	r.out()
 }
@@ -204,8 +204,8 @@ func TestTakeBackUndrained(t *testing.T) {
 	if !loan.Returned() || !others.Returned() {
 		t.Error("after a reset the NIC holds nothing, but a loan is not returned")
 	}
-	if s := r.Stats(); s.Discarded != 2 || r.restarts.Load() != 1 {
-		t.Errorf("%+v after %d resets: want two frames counted as lost, and one reset", s, r.restarts.Load())
+	if s := counted(r.Counters()); s["discarded"] != 2 || r.lost.resets.Load() != 1 {
+		t.Errorf("%v after %d resets: want two frames counted as lost, and one reset", s, r.lost.resets.Load())
 	}
 	r.until("link up", func() bool { l, _ := r.Link(); return l.Carrier })
 	for i := range 600 {
@@ -232,8 +232,8 @@ func TestLinkLossReturnsLoans(t *testing.T) {
 	loan := r.lendOut(f)
 	r.mu.Unlock()
 	r.until("the buffer is returned", loan.Returned)
-	if r.restarts.Load() != 1 {
-		t.Errorf("%d resets, want one", r.restarts.Load())
+	if r.lost.resets.Load() != 1 {
+		t.Errorf("%d resets, want one", r.lost.resets.Load())
 	}
 	r.model.SetFaults(nic82599.Faults{})
 	r.until("the link is back", func() bool { return !r.down.Load() })
@@ -269,7 +269,7 @@ func TestLinkLossLongAfterALoan(t *testing.T) {
 		for range 3 {
 			r.look(map[*txRing]*progress{})
 		}
-		if n := r.restarts.Load(); n != 0 {
+		if n := r.lost.resets.Load(); n != 0 {
 			t.Errorf("%d resets in three looks although nothing is lent (lent before: %v)", n, lent)
 		}
 	}
@@ -350,7 +350,7 @@ func TestLendingLargeMemory(t *testing.T) {
 				others := make(chan bool)
 				go func() {
 					n.look(map[*txRing]*progress{})
-					n.Stats()
+					n.Counters()
 					_, _ = n.Link()
 					if step.filters {
 						_ = n.AddFilter(2, mac(102), base+2)

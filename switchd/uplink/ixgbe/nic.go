@@ -33,12 +33,11 @@ type NIC struct {
 	dev    pci.Device
 	r      pci.Registers
 	queues []*queue
-	lost   losses
+	lost   counters
 
 	poolRings bool        // ports send on their pools' rings
 	down      atomic.Bool // there is no link: what is sent is lost
 	carrier   atomic.Bool
-	restarts  atomic.Uint32
 	lent      atomic.Pointer[[]*lentMemory] // by port; replaced as a whole
 	checks    checks
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"sync/atomic"
@@ -94,8 +95,8 @@ func TestResetThatFails(t *testing.T) {
 			t.Error("a loan is not returned")
 		}
 		r.looks(1)
-		if s := r.Stats(); s.Discarded != 2 || r.restarts.Load() != 2 {
-			t.Errorf("%+v after %d attempts: want one frame lost each way", s, r.restarts.Load())
+		if s := counted(r.Counters()); s["discarded"] != 2 || r.lost.resets.Load() != 2 {
+			t.Errorf("%v after %d attempts: want one frame lost each way", s, r.lost.resets.Load())
 		}
 		if l, err := r.Link(); err != nil || l.Carrier {
 			t.Errorf("link %+v, %v", l, err)
@@ -109,7 +110,7 @@ func TestResetThatFails(t *testing.T) {
 			t.Errorf("sent %d, %v, loan %+v", n, err, second)
 		}
 		r.down.Store(true)
-		if s := r.Stats(); s.Down != 2 {
+		if s := counted(r.Counters()); s["down"] != 2 {
 			t.Errorf("%+v: want two frames counted as lost", s)
 		}
 		if err := r.AddFilter(2, mac(2), base+2); err == nil || errors.Is(err, uplink.ErrNoPool) {
@@ -190,18 +191,18 @@ func TestCardThatHasGone(t *testing.T) {
 	r.out()
 	r.model.SetFaults(nic82599.Faults{HungTransmit: true})
 	loan := r.lendOut(lentFrame(m, rnd, 0, base, data, 1))
-	before := r.Stats()
+	before := counted(r.Counters())
 	log.Reset()
 	f.gone.Store(true)
-	if s := r.Stats(); s != before {
+	if s := counted(r.Counters()); !maps.Equal(s, before) {
 		t.Errorf("what is not there counts: %+v", s)
 	}
 	r.looks(5)
 	if _, err := r.Link(); !errors.Is(err, uplink.ErrNoDevice) {
 		t.Errorf("the link's state: %v", err)
 	}
-	before.Discarded = 1
-	if s := r.Stats(); s != before {
+	before["discarded"] = 1
+	if s := counted(r.Counters()); !maps.Equal(s, before) {
 		t.Errorf("it counts %+v, want %+v", s, before)
 	}
 	if text := log.String(); strings.Count(text, "gone from the bus") != 1 || strings.Count(text, "\n") != 1 || !strings.Contains(text, "restart switchd") {
@@ -246,8 +247,8 @@ func TestResetCounts(t *testing.T) {
 		r.model.Arrive(eth(mac(i%2), stranger, base+i%2, 100, i))
 	}
 	r.must(r.TakeBack(0, false))
-	want := uplink.Stats{WireRx: 40, WireTx: 3, Discarded: 40}
-	if s := r.Stats(); s != want {
+	want := counts{"wire_rx": 40, "wire_tx": 3, "discarded": 40, "resets": 1}
+	if s := counted(r.Counters()); !maps.Equal(s, want) {
 		t.Errorf("%+v, want %+v", s, want)
 	}
 	for i := range 10 {
@@ -255,8 +256,8 @@ func TestResetCounts(t *testing.T) {
 	}
 	r.must(r.RemoveFilter(1, mac(1), base+1))
 	r.add(1)
-	want.WireRx, want.Discarded = want.WireRx+10, want.Discarded+10
-	if s := r.Stats(); s != want {
+	want["wire_rx"], want["discarded"] = want["wire_rx"]+10, want["discarded"]+10
+	if s := counted(r.Counters()); !maps.Equal(s, want) {
 		t.Errorf("when a port has left whose frames nobody took: %+v, want %+v", s, want)
 	}
 }
@@ -271,8 +272,8 @@ func TestHungQueueWithoutALink(t *testing.T) {
 		r.send(m.frame(0, base+1, eth(mac(1), mac(0), 0, 100, 0), 1))
 		r.model.SetFaults(nic82599.Faults{HungTransmit: true, NoLink: true})
 		r.looks(hungLooks + 1)
-		want := map[bool]uint32{true: 1, false: 0}[loop]
-		if got := r.restarts.Load(); got != want {
+		want := map[bool]uint64{true: 1, false: 0}[loop]
+		if got := r.lost.resets.Load(); got != want {
 			t.Errorf("loopback %v: %d resets, want %d", loop, got, want)
 		}
 		r.model.SetFaults(nic82599.Faults{NoLink: true})

@@ -32,7 +32,7 @@ type txRing struct {
 	lending  bool   // that one was not reported yet
 	stopped  bool   // the NIC is not there: what is sent is lost
 	longest  int    // bytes in a buffer
-	lost     *losses
+	lost     *counters
 	addr     [txSize]guestmem.Ptr
 	iova     [txSize]uint64
 
@@ -51,7 +51,7 @@ const (
 	longestTSO = 65535 + ether.HeaderLen + 2*ether.TagLen
 )
 
-func newTxRing(dev pci.Device, registers pci.Registers, number, bufferSize int, lost *losses) (*txRing, error) {
+func newTxRing(dev pci.Device, registers pci.Registers, number, bufferSize int, lost *counters) (*txRing, error) {
 	t := &txRing{registry: registers, tailReg: regs.TDT(number), number: number, longest: bufferSize, lost: lost}
 	var err error
 	if t.ring, err = dev.AllocDMA(txSize * regs.DescSize); err != nil {

@@ -128,7 +128,7 @@ func (n *NIC) recover(why string) {
 		return // and holds nothing any more
 	}
 	n.log.Error("the NIC hangs and is reset; frames on their way are lost", "why", why)
-	n.restarts.Add(1)
+	n.lost.resets.Add(1)
 	n.down.Store(true)
 	if err := n.resetRings(); err != nil {
 		n.log.Error("the NIC does not come back and is kept from memory; the next try follows", "error", err)
