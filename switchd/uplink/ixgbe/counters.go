@@ -35,7 +35,7 @@ func (c *counters) list() []uplink.Counter {
 // Counters adds up what the driver and the NIC counted.
 func (n *NIC) Counters() []uplink.Counter {
 	n.mu.Lock()
-	if !n.closed && !n.broken {
+	if n.state == running {
 		n.collect()
 	}
 	n.mu.Unlock()

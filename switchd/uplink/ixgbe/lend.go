@@ -59,7 +59,7 @@ func (l *lentMemory) find(s *guestmem.Segment) uint64 {
 func (n *NIC) Lend(port int, m *guestmem.Memory) error {
 	n.lending.Lock()
 	defer n.lending.Unlock()
-	if n.closed { // which Close sets under this lock, too
+	if n.isClosed() { // Close takes lending, too: it stays so
 		return uplink.ErrNoDevice
 	}
 	if n.lentBy(port) != nil {
@@ -90,7 +90,7 @@ func (n *NIC) TakeBack(port int, drained bool) error {
 	n.lending.Lock()
 	defer n.lending.Unlock()
 	l := n.lentBy(port)
-	if l == nil || n.closed {
+	if l == nil || n.isClosed() {
 		return nil
 	}
 	if !n.letGo(port, l, drained) {
@@ -107,7 +107,7 @@ func (n *NIC) letGo(port int, l *lentMemory, drained bool) bool {
 	if !drained {
 		n.recover(fmt.Sprintf("it has not sent the frames of port %d, which leaves", port))
 	}
-	if n.broken && !n.cut && !n.gone {
+	if n.state == stray {
 		n.stale = append(n.stale, l) // nobody knows what the NIC still reads
 		return false
 	}
@@ -156,7 +156,7 @@ func (n *NIC) unmapStale() {
 func (n *NIC) takeStale() (list []*lentMemory) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.broken || n.cut || n.gone {
+	if n.state != stray {
 		list, n.stale = n.stale, nil
 	}
 	return list

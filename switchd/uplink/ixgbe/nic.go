@@ -36,7 +36,7 @@ type NIC struct {
 	lost   counters
 
 	poolRings bool        // ports send on their pools' rings
-	down      atomic.Bool // there is no link: what is sent is lost
+	down      atomic.Bool // it does not run, or there is no link: what is sent is lost
 	carrier   atomic.Bool
 	lent      atomic.Pointer[[]*lentMemory] // by port; replaced as a whole
 	checks    checks
@@ -46,16 +46,13 @@ type NIC struct {
 	lending   sync.Mutex // Lend and TakeBack; the mapping of guests' memory
 	mu        sync.Mutex // what follows, and all registers but the rings' tails
 
+	state    state
 	pools    []pool
 	filters  [regs.RARs]filter
 	software map[filter]bool // addresses that the hardware has no place for
 	fallback bool            // the default pool is in use
-	closed   bool
-	linkTry  time.Time     // when the link was last started
-	broken   bool          // the last reset failed, or the device is gone
-	cut      bool          // so it was kept from memory altogether
-	gone     bool          // from the bus
-	stale    []*lentMemory // of guests that have left meanwhile
+	linkTry  time.Time       // when the link was last started
+	stale    []*lentMemory   // of guests that have left meanwhile
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -93,7 +90,7 @@ func Open(dev pci.Device, c Config) (*NIC, error) {
 			fmt.Sprintf("0-%d", checked-1))
 	}
 	n.mu.Lock()
-	n.down.Store(!c.Loopback)
+	n.enter(running)
 	n.watchLink()
 	n.mu.Unlock()
 	ctx, stop := context.WithCancel(context.Background())
@@ -194,10 +191,10 @@ func (n *NIC) Close() error {
 		l.Lock()
 		defer l.Unlock()
 	}
-	if n.closed {
+	if n.state == closed {
 		return nil
 	}
-	n.closed = true
+	n.enter(closed)
 	result := multierror.Append(nil, n.halt(nil))
 	if err := n.command(0, pciMaster); err != nil { // only the device can tell what may still be given back
 		return multierror.Append(result, err, n.dev.Close()).ErrorOrNil()

@@ -88,8 +88,8 @@ func TestResetThatFails(t *testing.T) {
 		loan := r.lendOut(lentFrame(m, rnd, 0, base, data, 2))
 		r.model.Arrive(eth(mac(1), stranger, base+1, 100, 1)) // nobody takes it
 		r.looks(hungLooks)
-		if !r.broken || r.master() || !r.down.Load() {
-			t.Fatalf("loopback %v: a reset that fails: broken %v, bus master %v, down %v", loop, r.broken, r.master(), r.down.Load())
+		if r.state != isolated || r.master() || !r.down.Load() {
+			t.Fatalf("loopback %v: a reset that fails: state %v, bus master %v, down %v", loop, r.state, r.master(), r.down.Load())
 		}
 		if !loan.Returned() {
 			t.Error("a loan is not returned")
@@ -120,8 +120,8 @@ func TestResetThatFails(t *testing.T) {
 		r.must(r.TakeBack(0, true))
 		r.model.SetFaults(nic82599.Faults{})
 		r.looks(1)
-		if r.broken || !r.master() || r.down.Load() || !r.carrier.Load() {
-			t.Fatalf("it does not come back: broken %v, bus master %v, down %v", r.broken, r.master(), r.down.Load())
+		if r.state != running || !r.master() || r.down.Load() || !r.carrier.Load() {
+			t.Fatalf("it does not come back: state %v, bus master %v, down %v", r.state, r.master(), r.down.Load())
 		}
 		r.add(2)
 		r.must(r.Lend(0, m))
@@ -157,7 +157,7 @@ func TestResetHelps(t *testing.T) {
 			r.mu.Lock()
 			r.recover("the test wants it")
 			r.mu.Unlock()
-			if r.broken || r.model.Resets() == resets {
+			if r.state != running || r.model.Resets() == resets {
 				t.Fatalf("the NIC does not come back after %d resets", r.model.Resets()-resets)
 			}
 			faults.HungTransmit = false
@@ -207,6 +207,9 @@ func TestCardThatHasGone(t *testing.T) {
 	}
 	if text := log.String(); strings.Count(text, "gone from the bus") != 1 || strings.Count(text, "\n") != 1 || !strings.Contains(text, "restart switchd") {
 		t.Errorf("the log says\n%s", text)
+	}
+	if r.state != gone {
+		t.Errorf("the NIC is %v, want gone", r.state)
 	}
 	if !loan.Returned() || !r.down.Load() || r.carrier.Load() {
 		t.Errorf("the loan is returned: %v; down %v, carrier %v", loan.Returned(), r.down.Load(), r.carrier.Load())

@@ -57,7 +57,7 @@ func TestHungQueue(t *testing.T) {
 	r.send(m.frame(7, 1007, data, 1), m.frame(7, 1007, data, 1))
 	r.until("the hang is noticed", func() bool { return r.lost.resets.Load() > 0 })
 	r.model.SetFaults(nic82599.Faults{})
-	r.until("the NIC is back", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return !r.broken && r.carrier.Load() })
+	r.until("the NIC is back", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.state == running && r.carrier.Load() })
 	if lost := counted(r.Counters())["discarded"]; lost != 2 {
 		t.Errorf("%d frames were counted as lost, want the two that hung", lost)
 	}
