@@ -177,7 +177,7 @@ type PairStats struct {
 	TX QueueStats `json:"tx"`
 }
 
-// Stats is everything that counts.
+// Stats is a snapshot of all counters.
 type Stats struct {
 	UptimeSeconds float64     `json:"uptime_seconds"`
 	Ports         []Port      `json:"ports"`

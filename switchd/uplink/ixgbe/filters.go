@@ -136,8 +136,7 @@ func (n *NIC) RemoveFilter(port int, mac ether.MAC, vlan uint16) error {
 	return nil
 }
 
-// settle gives the places that have become free to addresses that had none, and ends what was done for those: the open filter in front of the
-// pools, the pools that are not checked, the default pool's extra duty.
+// settle moves software-only addresses into freed slots, then restores filtering and anti-spoofing.
 func (n *NIC) settle() {
 	if len(n.software) == 0 && !n.fallback {
 		return

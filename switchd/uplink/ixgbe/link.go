@@ -32,7 +32,7 @@ func (n *NIC) Link() (uplink.Link, error) {
 		n.watchLink()
 	}
 	if n.state == gone {
-		return uplink.Link{}, fmt.Errorf("%w: %s has gone from the bus", uplink.ErrNoDevice, n.Name())
+		return uplink.Link{}, fmt.Errorf("%w: %s disappeared from the PCI bus", uplink.ErrNoDevice, n.Name())
 	}
 	return uplink.Link{Up: true, Carrier: n.carrier.Load(), MTU: n.config.mtu()}, nil
 }

@@ -86,7 +86,7 @@ func Open(dev pci.Device, c Config) (*NIC, error) {
 		return nil, err
 	}
 	if checked := c.Layout.worker(len(n.queues)-1) / c.Layout.Stride; c.AntiSpoof {
-		n.log.Info("the card checks what ports send, too, but for those beyond these, whose pools hold the workers' queues, or who have none", "ports",
+		n.log.Info("the NIC checks what ports send, too, but for those beyond these, whose pools hold the workers' queues, or who have none", "ports",
 			fmt.Sprintf("0-%d", checked-1))
 	}
 	n.mu.Lock()

@@ -205,7 +205,7 @@ func TestCardThatHasGone(t *testing.T) {
 	if s := counted(r.Counters()); !maps.Equal(s, before) {
 		t.Errorf("it counts %+v, want %+v", s, before)
 	}
-	if text := log.String(); strings.Count(text, "gone from the bus") != 1 || strings.Count(text, "\n") != 1 || !strings.Contains(text, "restart switchd") {
+	if text := log.String(); strings.Count(text, "disappeared from the PCI bus") != 1 || strings.Count(text, "\n") != 1 || !strings.Contains(text, "restart switchd") {
 		t.Errorf("the log says\n%s", text)
 	}
 	if r.state != gone {

@@ -218,7 +218,7 @@ func (n *NIC) lose() {
 		return
 	}
 	n.enter(gone)
-	n.log.Error("the card has gone from the bus: its registers read all ones. Nothing goes out or comes in; look for it with lspci and in the kernel's log, "+
+	n.log.Error("NIC disappeared from the PCI bus (all registers read 0xffffffff). Nothing goes out or comes in; look for it with lspci and in the kernel's log, "+
 		"check its slot, power and cooling, and restart switchd when it is there again", "register", regs.Name(regs.STATUS))
 	defer n.takeRings()()
 	n.discard()
@@ -232,13 +232,13 @@ func (n *NIC) retry() {
 		n.lose()
 	case n.state == gone:
 		n.enter(resetting)
-		n.recover("it was gone from the bus, and answers again")
+		n.recover("it had disappeared from the PCI bus, and answers again")
 	default:
 		n.recover("it did not come back")
 	}
 }
 
-// take waits until a ring is nobody's and takes it.
+// take spins until the ring is free, then claims it.
 func take(owned interface{ CompareAndSwap(old, new uint32) bool }) {
 	for !owned.CompareAndSwap(0, 1) {
 		runtime.Gosched()
