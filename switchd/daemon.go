@@ -84,7 +84,7 @@ func New(config Config, out *logging.Output) (*Daemon, error) {
 		return nil, fmt.Errorf("--vm2vm 2 lets the NIC's own switch loop frames back, and uplink %q has none: use --vm2vm 1, or an 82599",
 			config.Uplink)
 	}
-	if _, ok := d.uplink.(uplink.Lender); config.ZeroCopy && !ok {
+	if _, ok := d.uplink.(uplink.DMAMapper); config.ZeroCopy && !ok {
 		d.closeUplink()
 		return nil, fmt.Errorf("--zero-copy 1 lets a card read frames from guests' memory, and uplink %q is none: leave it out, or use an 82599",
 			d.config.Uplink)

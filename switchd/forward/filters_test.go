@@ -31,7 +31,7 @@ func (u *filtering) note(format string, args ...any) {
 	u.calls = append(u.calls, fmt.Sprintf(format, args...))
 }
 
-func (u *filtering) Send(frames []uplink.TxFrame, _ *uplink.Loan) (int, error) {
+func (u *filtering) Send(frames []uplink.TxFrame, _ *uplink.InFlight) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.note("send %d", frames[0].Port)

@@ -39,7 +39,7 @@ func (u *poolsUplink) AddFilter(port int, _ ether.MAC, _ uint16) error {
 	return nil
 }
 
-func (u *poolsUplink) Send(frames []uplink.TxFrame, _ *uplink.Loan) (int, error) {
+func (u *poolsUplink) Send(frames []uplink.TxFrame, _ *uplink.InFlight) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for i := range frames {

@@ -49,9 +49,9 @@ type Queue interface {
 	// the first of the rest could not be read from its sender's memory. A frame that the uplink refuses for its own sake (its offload
 	// request makes no sense) does not hold up those behind it: it is among those that went, and in the counter "rejected".
 	//
-	// Without a loan the frames' memory is the sender's again when Send returns. With one, the device may still read it until the loan,
-	// which Send fills in, is returned; only a Lender does that.
-	Send(frames []TxFrame, loan *Loan) (int, error)
+	// Where inFlight is nil, the frames' memory is the sender's again when Send returns. Otherwise the device may still read it until what Send
+	// has filled in is done; only a DMAMapper does that.
+	Send(frames []TxFrame, inFlight *InFlight) (int, error)
 	// FD is readable when frames have come; -1 if the queue can only be polled. It stays readable as long as there are frames.
 	FD() int
 }
@@ -63,29 +63,29 @@ type Link struct {
 	MTU     int  // bytes, without Ethernet header and tags
 }
 
-// Loan is what a device was given to read and may not have read yet. The zero value is nothing.
-type Loan struct {
-	From  Borrower
-	Until uint32 // a position of the borrower's
+// InFlight is what a device was given to read and may not have read yet: bursts of one of its rings, up to a position. The zero value is nothing.
+type InFlight struct {
+	Ring  Ring
+	Until uint32 // a position of the ring's
 }
 
-// Borrower is a transmit ring of a device.
-type Borrower interface {
+// Ring is a transmit ring of a device.
+type Ring interface {
 	// Done tells whether the device has read everything up to a position. It does not wait.
 	Done(until uint32) bool
 }
 
-// Returned tells whether the device has read all of it. It costs something: ask once a burst.
-func (l *Loan) Returned() bool { return l.From == nil || l.From.Done(l.Until) }
+// Done tells whether the device has read all of it. It costs something: ask once a burst.
+func (f *InFlight) Done() bool { return f.Ring == nil || f.Ring.Done(f.Until) }
 
-// Lender is an uplink whose device can read frames from where their senders have them.
-type Lender interface {
-	// Lend lets the device read a guest's memory, in place of what it could read for that port before. With an error it reads nothing of it:
-	// frames are copied, as without.
-	Lend(port int, m *guestmem.Memory) error
-	// TakeBack ends that; no frame of the port may be sent meanwhile. drained says that every loan of the port was returned. Otherwise the
-	// device is stopped in the middle of what it does and set up again, to be sure that it reads none of that memory any more.
-	TakeBack(port int, drained bool) error
+// DMAMapper is an uplink whose device can read frames from where their senders have them.
+type DMAMapper interface {
+	// MapDMA lets the device read a guest's memory, in place of what it could read for that port before. With an error it reads nothing of
+	// it: frames are copied, as without.
+	MapDMA(port int, m *guestmem.Memory) error
+	// UnmapDMA ends that; no frame of the port may be sent meanwhile. drained says that the device is done with all that the port had in
+	// flight. Otherwise it is stopped in the middle of what it does and set up again, to be sure that it reads none of that memory any more.
+	UnmapDMA(port int, drained bool) error
 }
 
 // Checker is an uplink whose device may check the source addresses of what ports send.

@@ -21,9 +21,9 @@ var ErrNotSupported = errors.New("not an 82599")
 
 // What an 82599 can do beyond the core.
 var (
-	_ uplink.Filterer = (*NIC)(nil)
-	_ uplink.Lender   = (*NIC)(nil)
-	_ uplink.Checker  = (*NIC)(nil)
+	_ uplink.Filterer  = (*NIC)(nil)
+	_ uplink.DMAMapper = (*NIC)(nil)
+	_ uplink.Checker   = (*NIC)(nil)
 )
 
 // NIC is an open 82599. It implements uplink.Uplink and the optional interfaces above.
@@ -38,12 +38,12 @@ type NIC struct {
 	poolRings bool        // ports send on their pools' rings
 	down      atomic.Bool // it does not run, or there is no link: what is sent is lost
 	carrier   atomic.Bool
-	lent      atomic.Pointer[[]*lentMemory] // by port; replaced as a whole
+	mapped    atomic.Pointer[[]*mappedMemory] // by port; replaced as a whole
 	checks    checks
 
 	// Locks, in the order in which they are taken. What takes long is done under the first two alone: the others wait for no guest.
 	filtering sync.Mutex // AddFilter and RemoveFilter; the making of pools' rings
-	lending   sync.Mutex // Lend and TakeBack; the mapping of guests' memory
+	mapping   sync.Mutex // MapDMA and UnmapDMA; the mapping of guests' memory
 	mu        sync.Mutex // what follows, and all registers but the rings' tails
 
 	state    state
@@ -52,7 +52,7 @@ type NIC struct {
 	software map[filter]bool // addresses that the hardware has no place for
 	fallback bool            // the default pool is in use
 	linkTry  time.Time       // when the link was last started
-	stale    []*lentMemory   // of guests that have left meanwhile
+	stale    []*mappedMemory // of guests that have left meanwhile
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -73,7 +73,7 @@ type pool struct {
 // later; see Link.
 func Open(dev pci.Device, c Config) (*NIC, error) {
 	n := &NIC{config: c, log: c.Log, dev: dev, software: map[filter]bool{}, poolRings: c.Loopback || c.AntiSpoof, done: make(chan struct{})}
-	n.lent.Store(&[]*lentMemory{})
+	n.mapped.Store(&[]*mappedMemory{})
 	if n.log == nil {
 		n.log = slog.Default()
 	}
@@ -187,7 +187,7 @@ func (n *NIC) Pools() int { return len(n.pools) }
 func (n *NIC) Close() error {
 	n.stop()
 	<-n.done
-	for _, l := range []*sync.Mutex{&n.filtering, &n.lending, &n.mu} {
+	for _, l := range []*sync.Mutex{&n.filtering, &n.mapping, &n.mu} {
 		l.Lock()
 		defer l.Unlock()
 	}
@@ -199,7 +199,7 @@ func (n *NIC) Close() error {
 	if err := n.command(0, pciMaster); err != nil { // only the device can tell what may still be given back
 		return multierror.Append(result, err, n.dev.Close()).ErrorOrNil()
 	}
-	for _, l := range append(n.stale, *n.lent.Load()...) { // it will never read anything again
+	for _, l := range append(n.stale, *n.mapped.Load()...) { // it will never read anything again
 		if l != nil {
 			result = multierror.Append(result, n.unmap(l))
 		}

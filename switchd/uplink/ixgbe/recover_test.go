@@ -79,7 +79,7 @@ func TestResetThatFails(t *testing.T) {
 		r, f := newFaultyRig(t, Config{VLANStrip: true, Loopback: loop})
 		r.add(0, 1)
 		m := guestMemory(t)
-		r.must(r.Lend(0, m))
+		r.must(r.MapDMA(0, m))
 		rnd := rand.New(rand.NewPCG(15, 16))
 		r.must(r.AddFilter(3, mac(3), base+3))
 		f.noReset.Store(true)
@@ -91,7 +91,7 @@ func TestResetThatFails(t *testing.T) {
 		if r.state != isolated || r.master() || !r.down.Load() {
 			t.Fatalf("loopback %v: a reset that fails: state %v, bus master %v, down %v", loop, r.state, r.master(), r.down.Load())
 		}
-		if !loan.Returned() {
+		if !loan.Done() {
 			t.Error("a loan is not returned")
 		}
 		r.looks(1)
@@ -101,12 +101,12 @@ func TestResetThatFails(t *testing.T) {
 		if l, err := r.Link(); err != nil || l.Carrier {
 			t.Errorf("link %+v, %v", l, err)
 		}
-		var second uplink.Loan
-		if n, err := r.Queue(0).Send([]uplink.TxFrame{lentFrame(m, rnd, 0, base, data, 2)}, &second); n != 0 || err != nil || second.From != nil {
+		var second uplink.InFlight
+		if n, err := r.Queue(0).Send([]uplink.TxFrame{lentFrame(m, rnd, 0, base, data, 2)}, &second); n != 0 || err != nil || second.Ring != nil {
 			t.Errorf("sent %d, %v, loan %+v", n, err, second)
 		}
 		r.down.Store(false) // a worker that looked just before
-		if n, err := r.Queue(0).Send([]uplink.TxFrame{lentFrame(m, rnd, 0, base, data, 2)}, &second); n != 0 || err != nil || second.From != nil {
+		if n, err := r.Queue(0).Send([]uplink.TxFrame{lentFrame(m, rnd, 0, base, data, 2)}, &second); n != 0 || err != nil || second.Ring != nil {
 			t.Errorf("sent %d, %v, loan %+v", n, err, second)
 		}
 		r.down.Store(true)
@@ -117,17 +117,17 @@ func TestResetThatFails(t *testing.T) {
 			t.Errorf("a filter meanwhile: %v", err)
 		}
 		r.must(r.RemoveFilter(3, mac(3), base+3))
-		r.must(r.TakeBack(0, true))
+		r.must(r.UnmapDMA(0, true))
 		r.model.SetFaults(nic82599.Faults{})
 		r.looks(1)
 		if r.state != running || !r.master() || r.down.Load() || !r.carrier.Load() {
 			t.Fatalf("it does not come back: state %v, bus master %v, down %v", r.state, r.master(), r.down.Load())
 		}
 		r.add(2)
-		r.must(r.Lend(0, m))
+		r.must(r.MapDMA(0, m))
 		for range 3 {
 			loan := r.lendOut(lentFrame(m, rnd, 0, base, data, 2))
-			if out := r.out(); !bytes.Equal(out, eth(stranger, mac(0), base, 1004, 1)) || !loan.Returned() {
+			if out := r.out(); !bytes.Equal(out, eth(stranger, mac(0), base, 1004, 1)) || !loan.Done() {
 				t.Fatalf("then this goes out: %x", out)
 			}
 			for _, p := range []int{0, 1, 2, 3} {
@@ -184,7 +184,7 @@ func TestCardThatHasGone(t *testing.T) {
 	r, f := newFaultyRig(t, Config{VLANStrip: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	r.add(0)
 	m := guestMemory(t)
-	r.must(r.Lend(0, m))
+	r.must(r.MapDMA(0, m))
 	rnd := rand.New(rand.NewPCG(17, 18))
 	data := eth(stranger, mac(0), 0, 1000, 1)
 	r.lendOut(lentFrame(m, rnd, 0, base, data, 1))
@@ -211,8 +211,8 @@ func TestCardThatHasGone(t *testing.T) {
 	if r.state != gone {
 		t.Errorf("the NIC is %v, want gone", r.state)
 	}
-	if !loan.Returned() || !r.down.Load() || r.carrier.Load() {
-		t.Errorf("the loan is returned: %v; down %v, carrier %v", loan.Returned(), r.down.Load(), r.carrier.Load())
+	if !loan.Done() || !r.down.Load() || r.carrier.Load() {
+		t.Errorf("the loan is returned: %v; down %v, carrier %v", loan.Done(), r.down.Load(), r.carrier.Load())
 	}
 	f.gone.Store(false)
 	r.model.SetFaults(nic82599.Faults{})
@@ -241,7 +241,7 @@ func TestResetCounts(t *testing.T) {
 	r := newRig(t, Config{VLANStrip: true})
 	r.add(0, 1)
 	m, own := guestMemory(t), newMemory(t, 1<<16)
-	r.must(r.Lend(0, m))
+	r.must(r.MapDMA(0, m))
 	for range 3 {
 		r.send(own.frame(1, base+1, eth(stranger, mac(1), 0, 100, 0), 1))
 		r.out()
@@ -249,7 +249,7 @@ func TestResetCounts(t *testing.T) {
 	for i := range 40 { // nobody takes them
 		r.model.Arrive(eth(mac(i%2), stranger, base+i%2, 100, i))
 	}
-	r.must(r.TakeBack(0, false))
+	r.must(r.UnmapDMA(0, false))
 	want := counts{"wire_rx": 40, "wire_tx": 3, "discarded": 40, "resets": 1}
 	if s := counted(r.Counters()); !maps.Equal(s, want) {
 		t.Errorf("%+v, want %+v", s, want)

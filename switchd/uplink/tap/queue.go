@@ -109,7 +109,7 @@ func (q *queue) detach() error {
 }
 
 // Send writes frames, one system call each, straight from their senders' memory; the kernel has copied them when it returns.
-func (q *queue) Send(frames []uplink.TxFrame, _ *uplink.Loan) (int, error) {
+func (q *queue) Send(frames []uplink.TxFrame, _ *uplink.InFlight) (int, error) {
 	if q.gone.Load() {
 		q.lost.down.Add(uint64(len(frames)))
 		return 0, nil
