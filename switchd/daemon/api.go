@@ -11,6 +11,7 @@ import (
 	"vhostkit/internal/version"
 	"vhostkit/switchd/control"
 	"vhostkit/switchd/forward"
+	"vhostkit/switchd/uplink"
 	"vhostkit/switchd/vhost/user"
 	"vhostkit/switchd/virtio"
 )
@@ -154,10 +155,12 @@ func (d *Daemon) Stats() control.Stats {
 		if link, err := d.uplink.Link(); err == nil {
 			s.Uplink.Up, s.Uplink.Carrier, s.Uplink.MTU = link.Up, link.Carrier, link.MTU
 		}
-		lost := d.uplink.Stats()
-		s.Uplink.Full, s.Uplink.Down, s.Uplink.Rejected, s.Uplink.Truncated = lost.Full, lost.Down, lost.Rejected, lost.Truncated
-		s.Uplink.Missed, s.Uplink.Broken, s.Uplink.Spoofed, s.Uplink.Discarded = lost.Missed, lost.Broken, lost.Spoofed, lost.Discarded
-		s.Uplink.WireRX, s.Uplink.WireTX, s.Uplink.Lent, s.Uplink.Pools = lost.WireRx, lost.WireTx, lost.Lent, d.uplink.Pools()
+		s.Uplink.Pools = uplink.Pools(d.uplink)
+		var counters []control.Counter
+		for _, c := range d.uplink.Counters() {
+			counters = append(counters, control.Counter(c))
+		}
+		s.Uplink.SetCounters(counters)
 	}
 	s.Runtime, s.Budgets = runtimeStats(), budgets(d.budget)
 	d.mu.Lock()
@@ -168,6 +171,7 @@ func (d *Daemon) Stats() control.Stats {
 		s.Requests.Refused += r.Refused
 	}
 	d.mu.Unlock()
+	s.EventsLost = d.sw.EventsLost()
 	rx, tx := d.sw.UplinkStats()
 	s.Uplink.RX, s.Uplink.TX = queueStats(rx), queueStats(tx)
 	gone := d.sw.Gone()

@@ -162,7 +162,7 @@ func TestZeroCopyRefused(t *testing.T) {
 			}
 		})
 	}
-	if _, lends := any(&tap.Tap{}).(uplink.Lender); lends {
+	if _, lends := any(&tap.Tap{}).(uplink.DMAMapper); lends {
 		t.Error("a tap is taken for a card that reads guests' memory")
 	}
 }

@@ -19,10 +19,10 @@ func openUsableUplink(c config.Config, log *slog.Logger) (uplink.Uplink, error) 
 	if err != nil {
 		return nil, err
 	}
-	if c.VM2VM == int(forward.VM2VMHardware) && (u == nil || u.Pools() == 0) {
+	if c.VM2VM == int(forward.VM2VMHardware) && uplink.Pools(u) == 0 {
 		err = fmt.Errorf("--vm2vm 2 lets the NIC's own switch loop frames back, and uplink %q has none: use --vm2vm 1, or an 82599", c.Uplink)
 	}
-	if _, ok := u.(uplink.Lender); err == nil && c.ZeroCopy && !ok {
+	if _, ok := u.(uplink.DMAMapper); err == nil && c.ZeroCopy && !ok {
 		err = fmt.Errorf("--zero-copy 1 lets a card read frames from guests' memory, and uplink %q is none: leave it out, or use an 82599", c.Uplink)
 	}
 	if err != nil && u != nil {

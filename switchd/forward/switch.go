@@ -23,8 +23,10 @@ type Switch struct {
 	clock  atomic.Uint32 // seconds since start
 	start  time.Time
 
-	lender  uplink.Lender  // nil: frames are copied
-	checker uplink.Checker // nil: the uplink looks at no source address
+	filterer uplink.Filterer  // nil: the uplink sorts nothing
+	mapper   uplink.DMAMapper // nil: frames are copied
+	checker  uplink.Checker   // nil: the uplink looks at no source address
+
 	table   atomic.Pointer[table]
 	workers []*worker
 	running atomic.Bool
@@ -84,9 +86,10 @@ func New(c Config) *Switch {
 	s := &Switch{config: c, fdb: newFDB(), start: time.Now(), events: make(chan Event, 4096), wake: make(chan struct{}, 1),
 		filters: map[ether.MAC]addressFilter{}, refused: map[ether.MAC]bool{}}
 	s.clock.Store(1)
-	if lender, ok := c.Uplink.(uplink.Lender); ok && c.ZeroCopy {
-		s.lender = lender
+	if mapper, ok := c.Uplink.(uplink.DMAMapper); ok && c.ZeroCopy {
+		s.mapper = mapper
 	}
+	s.filterer, _ = c.Uplink.(uplink.Filterer)
 	s.checker, _ = c.Uplink.(uplink.Checker)
 	s.hardware.Store(&hardwareAddresses{})
 	s.table.Store(&table{tx: make([][]*transmitRing, len(c.Cores))})

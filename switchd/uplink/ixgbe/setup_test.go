@@ -87,7 +87,7 @@ func TestSetUpFails(t *testing.T) {
 		{"dma", "register RDRXCTL", func(p *plain) { p.bar[regs.RDRXCTL/4] = 0 }},
 		{"receive path", "register SECRXSTAT", func(p *plain) { p.bar[regs.SECRXSTAT/4] = 0 }},
 		{"transmit queue", "register TXDCTL[127]", func(p *plain) { p.stuck = int64(regs.TXDCTL(127)) }},
-		{"gone", "all ones", func(p *plain) { p.gone = true }},
+		{"gone", "0xffffffff", func(p *plain) { p.gone = true }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPlain()

@@ -61,9 +61,9 @@ func lentFrame(m *guestmem.Memory, rnd *rand.Rand, port, vlan int, data []byte, 
 }
 
 // lendOut sends one frame with a loan.
-func (r *rig) lendOut(f uplink.TxFrame) *uplink.Loan {
+func (r *rig) lendOut(f uplink.TxFrame) *uplink.InFlight {
 	r.Helper()
-	var loan uplink.Loan
+	var loan uplink.InFlight
 	if n, err := r.Queue(0).Send([]uplink.TxFrame{f}, &loan); n != 1 || err != nil {
 		r.Fatalf("sent %d, %v", n, err)
 	}
@@ -75,7 +75,7 @@ func (r *rig) lendOut(f uplink.TxFrame) *uplink.Loan {
 func TestLend(t *testing.T) {
 	r := newRig(t, Config{})
 	m := guestMemory(t)
-	r.must(r.Lend(3, m))
+	r.must(r.MapDMA(3, m))
 	rnd := rand.New(rand.NewPCG(3, 4))
 	lent := uint64(0)
 	for i := range 3000 {
@@ -83,26 +83,26 @@ func TestLend(t *testing.T) {
 		data := eth(stranger, mac(3), 0, size, i)
 		f := lentFrame(m, rnd, 3, 1003+i/7%2, data, pieces)
 		loan := r.lendOut(f)
-		if size-ether.HeaderLen >= lendFrom && pieces <= maxPieces {
+		if size-ether.HeaderLen >= inPlaceFrom && pieces <= maxPieces {
 			lent++
-			if loan.From == nil {
+			if loan.Ring == nil {
 				t.Fatalf("frame %d of %d bytes in %d pieces was not lent", i, size, pieces)
 			}
-		} else if loan.From != nil {
+		} else if loan.Ring != nil {
 			t.Fatalf("frame %d of %d bytes in %d pieces was lent", i, size, pieces)
 		}
 		if out := r.out(); !bytes.Equal(out, eth(stranger, mac(3), 1003+i/7%2, size+4, i)) {
 			t.Fatalf("frame %d of %d bytes in %d pieces went out as %x", i, size, pieces, out)
 		}
-		if !loan.Returned() {
+		if !loan.Done() {
 			t.Fatalf("frame %d is out, but not returned", i)
 		}
 	}
-	if got := r.Stats(); got.Lent != lent || got.WireTx != 3000 {
+	if got := counted(r.Counters()); got["lent"] != lent || got["wire_tx"] != 3000 {
 		t.Errorf("%+v: want %d frames lent of 3000", got, lent)
 	}
-	r.must(r.TakeBack(3, true))
-	if loan := r.lendOut(lentFrame(m, rnd, 3, 1003, eth(stranger, mac(3), 0, 1000, 1), 1)); loan.From != nil {
+	r.must(r.UnmapDMA(3, true))
+	if loan := r.lendOut(lentFrame(m, rnd, 3, 1003, eth(stranger, mac(3), 0, 1000, 1), 1)); loan.Ring != nil {
 		t.Error("a frame was lent whose memory was taken back")
 	}
 	if out := r.out(); !bytes.Equal(out, eth(stranger, mac(3), 1003, 1004, 1)) {
@@ -115,18 +115,18 @@ func TestLendToTheNICsSwitch(t *testing.T) {
 	r := newRig(t, Config{Loopback: true, AntiSpoof: true, VLANStrip: true, Queues: 2})
 	r.add(3, 4)
 	m := guestMemory(t)
-	r.must(r.Lend(3, m))
+	r.must(r.MapDMA(3, m))
 	rnd := rand.New(rand.NewPCG(3, 5))
 	for i := range 600 {
 		data := eth(mac(4), mac(3), 0, 500+i, i)
 		loan := r.lendOut(lentFrame(m, rnd, 3, 1004, data, 1+i%3))
 		got := r.receive()
-		if len(got) != 1 || got[0].VLAN != 1004 || !bytes.Equal(got[0].data, data) || loan.From == nil || !loan.Returned() {
+		if len(got) != 1 || got[0].VLAN != 1004 || !bytes.Equal(got[0].data, data) || loan.Ring == nil || !loan.Done() {
 			t.Fatalf("frame %d: %d came to pool 4, loan %+v", i, len(got), loan)
 		}
 	}
 	r.lendOut(lentFrame(m, rnd, 3, 1004, eth(mac(4), stranger, 0, 500, 1), 1))
-	if got, s := r.receive(), r.Stats(); len(got) != 0 || s.Spoofed != 1 || s.Lent != 601 {
+	if got, s := r.receive(), counted(r.Counters()); len(got) != 0 || s["spoofed"] != 1 || s["lent"] != 601 {
 		t.Errorf("%d frames with another's address came, %+v; want one spoofed of 601 lent", len(got), s)
 	}
 }
@@ -137,12 +137,12 @@ func TestLendOnlyWhatIsLent(t *testing.T) {
 	m, own := guestMemory(t), newMemory(t, 1<<16)
 	rnd := rand.New(rand.NewPCG(5, 6))
 	data := eth(stranger, mac(3), 0, 1000, 1)
-	if loan := r.lendOut(lentFrame(m, rnd, 3, 1003, data, 1)); loan.From != nil {
+	if loan := r.lendOut(lentFrame(m, rnd, 3, 1003, data, 1)); loan.Ring != nil {
 		t.Error("a frame was lent before its memory was")
 	}
 	r.out()
-	r.must(r.Lend(3, m))
-	if err := r.Lend(3, m); err == nil {
+	r.must(r.MapDMA(3, m))
+	if err := r.MapDMA(3, m); err == nil {
 		t.Error("a port lent its memory twice")
 	}
 	other := lentFrame(m, rnd, 4, 1004, data, 1)
@@ -151,13 +151,13 @@ func TestLendOnlyWhatIsLent(t *testing.T) {
 	partly := lentFrame(m, rnd, 3, 1003, data, 2)
 	partly.Segs[1] = own.frame(3, 1003, append(make([]byte, 14), data[14+len(data[14:])/2:]...), 1).Segs[0]
 	for name, f := range map[string]uplink.TxFrame{"another port's": other, "with a request": request, "partly elsewhere": partly} {
-		if loan := r.lendOut(f); loan.From != nil {
+		if loan := r.lendOut(f); loan.Ring != nil {
 			t.Errorf("a frame %s was lent", name)
 		}
 		r.out()
 	}
-	if n, err := r.Queue(0).Send([]uplink.TxFrame{lentFrame(m, rnd, 3, 1003, data, 1)}, nil); n != 1 || err != nil || r.Stats().Lent != 0 {
-		t.Errorf("sent %d, %v without a loan: %+v", n, err, r.Stats())
+	if n, err := r.Queue(0).Send([]uplink.TxFrame{lentFrame(m, rnd, 3, 1003, data, 1)}, nil); n != 1 || err != nil || counted(r.Counters())["lent"] != 0 {
+		t.Errorf("sent %d, %v without a loan: %+v", n, err, counted(r.Counters()))
 	}
 	r.out()
 }
@@ -166,12 +166,12 @@ func TestLendOnlyWhatIsLent(t *testing.T) {
 func TestLentPayloadStaysWhereItIs(t *testing.T) {
 	r := newRig(t, Config{})
 	m := guestMemory(t)
-	r.must(r.Lend(0, m))
+	r.must(r.MapDMA(0, m))
 	rnd := rand.New(rand.NewPCG(7, 8))
 	r.model.SetFaults(nic82599.Faults{HungTransmit: true})
 	f := lentFrame(m, rnd, 0, 1000, eth(stranger, mac(0), 0, 1000, 1), 1)
 	loan := r.lendOut(f)
-	if loan.Returned() {
+	if loan.Done() {
 		t.Error("the loan is returned before the NIC has sent")
 	}
 	copy(f.Segs[0].Addr.Bytes(986), bytes.Repeat([]byte{0xee}, 986))
@@ -183,38 +183,38 @@ func TestLentPayloadStaysWhereItIs(t *testing.T) {
 		t.Errorf("the frame went out as %x, want what the guest has there now behind our header", out)
 	}
 	r.out()
-	if !loan.Returned() || !second.Returned() {
+	if !loan.Done() || !second.Done() {
 		t.Error("the loans are not returned although the NIC has sent")
 	}
 }
 
 // A guest that leaves while the NIC still has its frames: the NIC is reset, its memory is out of reach, and the others go on.
-func TestTakeBackUndrained(t *testing.T) {
+func TestUnmapUndrained(t *testing.T) {
 	r := newRig(t, Config{})
 	m, other := guestMemory(t), guestMemory(t)
-	r.must(r.Lend(0, m))
-	r.must(r.Lend(1, other))
+	r.must(r.MapDMA(0, m))
+	r.must(r.MapDMA(1, other))
 	rnd := rand.New(rand.NewPCG(9, 10))
 	data := eth(stranger, mac(0), 0, 1000, 1)
 	r.model.SetFaults(nic82599.Faults{HungTransmit: true})
 	loan := r.lendOut(lentFrame(m, rnd, 0, 1000, data, 2))
 	others := r.lendOut(lentFrame(other, rnd, 1, 1001, data, 2))
 	r.model.SetFaults(nic82599.Faults{})
-	r.must(r.TakeBack(0, false))
-	if !loan.Returned() || !others.Returned() {
+	r.must(r.UnmapDMA(0, false))
+	if !loan.Done() || !others.Done() {
 		t.Error("after a reset the NIC holds nothing, but a loan is not returned")
 	}
-	if s := r.Stats(); s.Discarded != 2 || r.restarts.Load() != 1 {
-		t.Errorf("%+v after %d resets: want two frames counted as lost, and one reset", s, r.restarts.Load())
+	if s := counted(r.Counters()); s["discarded"] != 2 || r.lost.resets.Load() != 1 {
+		t.Errorf("%v after %d resets: want two frames counted as lost, and one reset", s, r.lost.resets.Load())
 	}
 	r.until("link up", func() bool { l, _ := r.Link(); return l.Carrier })
 	for i := range 600 {
 		loan := r.lendOut(lentFrame(other, rnd, 1, 1001, data, 1))
-		if out := r.out(); !bytes.Equal(out, eth(stranger, mac(0), 1001, 1004, 1)) || !loan.Returned() {
+		if out := r.out(); !bytes.Equal(out, eth(stranger, mac(0), 1001, 1004, 1)) || !loan.Done() {
 			t.Fatalf("frame %d of the other guest went out as %x", i, out)
 		}
 	}
-	r.must(r.Lend(0, m)) // it may come again
+	r.must(r.MapDMA(0, m)) // it may come again
 	r.lendOut(lentFrame(m, rnd, 0, 1000, data, 1))
 	r.out()
 }
@@ -223,7 +223,7 @@ func TestTakeBackUndrained(t *testing.T) {
 func TestLinkLossReturnsLoans(t *testing.T) {
 	r := newRig(t, Config{Watch: often})
 	m := guestMemory(t)
-	r.must(r.Lend(0, m))
+	r.must(r.MapDMA(0, m))
 	rnd := rand.New(rand.NewPCG(11, 12))
 	r.until("link up", func() bool { l, _ := r.Link(); return l.Carrier })
 	f := lentFrame(m, rnd, 0, 1000, eth(stranger, mac(0), 0, 1000, 1), 1)
@@ -231,9 +231,9 @@ func TestLinkLossReturnsLoans(t *testing.T) {
 	r.model.SetFaults(nic82599.Faults{HungTransmit: true, NoLink: true})
 	loan := r.lendOut(f)
 	r.mu.Unlock()
-	r.until("the buffer is returned", loan.Returned)
-	if r.restarts.Load() != 1 {
-		t.Errorf("%d resets, want one", r.restarts.Load())
+	r.until("the buffer is returned", loan.Done)
+	if r.lost.resets.Load() != 1 {
+		t.Errorf("%d resets, want one", r.lost.resets.Load())
 	}
 	r.model.SetFaults(nic82599.Faults{})
 	r.until("the link is back", func() bool { return !r.down.Load() })
@@ -247,7 +247,7 @@ func TestLinkLossLongAfterALoan(t *testing.T) {
 		r := newRig(t, Config{})
 		if lent {
 			m := guestMemory(t)
-			r.must(r.Lend(0, m))
+			r.must(r.MapDMA(0, m))
 			rnd := rand.New(rand.NewPCG(13, 14))
 			for range 3 {
 				r.lendOut(lentFrame(m, rnd, 0, 1000, eth(stranger, mac(0), 0, 1000, 1), 1))
@@ -269,7 +269,7 @@ func TestLinkLossLongAfterALoan(t *testing.T) {
 		for range 3 {
 			r.look(map[*txRing]*progress{})
 		}
-		if n := r.restarts.Load(); n != 0 {
+		if n := r.lost.resets.Load(); n != 0 {
 			t.Errorf("%d resets in three looks although nothing is lent (lent before: %v)", n, lent)
 		}
 	}
@@ -283,8 +283,8 @@ func TestLendWithoutIOMMU(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	if err := n.Lend(0, guestMemory(t)); !errors.Is(err, pci.ErrUnsupported) {
-		t.Errorf("Lend: %v, want that the device cannot", err)
+	if err := n.MapDMA(0, guestMemory(t)); !errors.Is(err, pci.ErrUnsupported) {
+		t.Errorf("MapDMA: %v, want that the device cannot", err)
 	}
 }
 
@@ -336,8 +336,8 @@ func TestLendingLargeMemory(t *testing.T) {
 		filters    bool // are not held up
 		do         func() error
 	}{
-		{"memory is lent", "map", len(m.Regions()), true, func() error { return n.Lend(0, m) }},
-		{"memory is taken back", "unmap", len(m.Regions()), true, func() error { return n.TakeBack(0, true) }},
+		{"memory is lent", "map", len(m.Regions()), true, func() error { return n.MapDMA(0, m) }},
+		{"memory is taken back", "unmap", len(m.Regions()), true, func() error { return n.UnmapDMA(0, true) }},
 		{"a pool is made", "allocate", 2, false, func() error { return n.AddFilter(3, mac(3), base+3) }},
 	} {
 		done := make(chan error, 1)
@@ -350,7 +350,7 @@ func TestLendingLargeMemory(t *testing.T) {
 				others := make(chan bool)
 				go func() {
 					n.look(map[*txRing]*progress{})
-					n.Stats()
+					n.Counters()
 					_, _ = n.Link()
 					if step.filters {
 						_ = n.AddFilter(2, mac(102), base+2)
