@@ -11,8 +11,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"vhostkit/internal/sysedit"
 	"vhostkit/libvirt/acl"
-	"vhostkit/templates/edit"
 )
 
 const aclDescription = `Lets libvirt's QEMU processes reach the switch: installs qemu-wrap beside QEMU, with QEMU's owner and mode, and adds what AppArmor,
@@ -49,7 +49,7 @@ func installACL(c *cli.Context) error {
 		return err
 	}
 	system := acl.System{
-		Store: edit.Store{Root: c.String("root")},
+		Store: sysedit.Store{Root: c.String("root")},
 		Run: func(argv ...string) (string, error) {
 			out, err := exec.CommandContext(c.Context, argv[0], argv[1:]...).CombinedOutput()
 			return string(out), err
@@ -93,7 +93,7 @@ func installACL(c *cli.Context) error {
 func prepareACL(c *cli.Context, system acl.System) (*acl.Plan, error) {
 	if c.Bool("undo") {
 		plan, err := acl.Undo(system, c.Bool("force"), c.Bool("restart"))
-		if errors.Is(err, edit.ErrChanged) {
+		if errors.Is(err, sysedit.ErrChanged) {
 			err = fmt.Errorf("%w (--force puts the originals back all the same)", err)
 		}
 		return plan, err

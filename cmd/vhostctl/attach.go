@@ -11,10 +11,10 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"vhostkit/internal/sysedit"
 	"vhostkit/libvirt"
 	"vhostkit/libvirt/attach"
 	"vhostkit/libvirt/domainxml"
-	"vhostkit/templates/edit"
 )
 
 const attachDescription = `Gives the domain's network interfaces ports of the switch, and makes its memory shared with it. The change is shown first.
@@ -146,7 +146,7 @@ func rewriteFile(c *cli.Context, rewrite func(string) (domainxml.Result, error))
 		return err
 	}
 	if c.Bool("dry-run") {
-		fmt.Print(edit.Diff("a/domain.xml", "b/domain.xml", data, []byte(r.XML)))
+		fmt.Print(sysedit.Diff("a/domain.xml", "b/domain.xml", data, []byte(r.XML)))
 	} else {
 		fmt.Print(r.XML)
 	}

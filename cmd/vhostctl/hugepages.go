@@ -15,8 +15,8 @@ import (
 	"vhostkit/hugepages/boot"
 	"vhostkit/hugepages/bytesize"
 	"vhostkit/hugepages/guests"
+	"vhostkit/internal/sysedit"
 	"vhostkit/libvirt"
-	"vhostkit/templates/edit"
 )
 
 const provisionDescription = `Reserves hugepages for guests and for the switch: now (per NUMA node, read back), with the mounts they need, and for the next boot
@@ -79,7 +79,7 @@ func HugepagesCommand() *cli.Command {
 func hugepagesHost(c *cli.Context) hugepages.Host {
 	h := hugepages.System()
 	if root := c.String("root"); root != "" {
-		h.Store = edit.Store{Root: root}
+		h.Store = sysedit.Store{Root: root}
 		h.Runner = boot.Below{Root: root}
 	}
 	return h
@@ -105,7 +105,7 @@ func hugepagesError(err error) error {
 	switch {
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("%w (try sudo)", err)
-	case errors.Is(err, edit.ErrChanged):
+	case errors.Is(err, sysedit.ErrChanged):
 		return fmt.Errorf("%w (--force puts the originals back all the same)", err)
 	}
 	return err

@@ -13,10 +13,10 @@ import (
 
 	"github.com/hashicorp/go-multierror"
 
+	"vhostkit/internal/sysedit"
 	"vhostkit/libvirt"
 	"vhostkit/libvirt/domainxml"
 	"vhostkit/switchd/control"
-	"vhostkit/templates/edit"
 )
 
 // Switch is what is wanted of a running switchd (control.Client).
@@ -78,7 +78,7 @@ func (p *Plan) Empty() bool {
 
 // Diff is the change of the configuration.
 func (p *Plan) Diff() string {
-	return edit.Diff("a/"+p.Domain+".xml", "b/"+p.Domain+".xml", hide(p.before), hide(p.after))
+	return sysedit.Diff("a/"+p.Domain+".xml", "b/"+p.Domain+".xml", hide(p.before), hide(p.after))
 }
 
 var passwords = regexp.MustCompile(`(passwd=)('[^']*'|"[^"]*")`)
