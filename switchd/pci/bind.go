@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"vhostkit/internal/atomicfile"
 )
 
 // Binder changes which driver has a card, and remembers which one had it.
@@ -193,20 +195,14 @@ func (b Binder) read() (map[string]string, error) {
 // write replaces the record; an empty one is removed.
 func (b Binder) write(record map[string]string) error {
 	if len(record) == 0 {
-		if err := os.Remove(b.Record); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return nil
+		return atomicfile.Remove(b.Record)
 	}
 	data, err := json.MarshalIndent(record, "", "  ")
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(b.Record), 0o755)
 	}
 	if err == nil {
-		err = os.WriteFile(b.Record+".new", append(data, '\n'), 0o644)
-	}
-	if err == nil {
-		err = os.Rename(b.Record+".new", b.Record)
+		err = atomicfile.Write(b.Record, append(data, '\n'), 0o644)
 	}
 	if err != nil {
 		return fmt.Errorf("keep which drivers the cards had before in %s: %w", b.Record, err)
