@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"vhostkit/internal/sysedit"
+	"vhostkit/internal/term"
 	"vhostkit/libvirt"
 	"vhostkit/libvirt/attach"
 	"vhostkit/libvirt/domainxml"
@@ -224,7 +225,7 @@ func confirm(c *cli.Context, question string) error {
 	if c.Bool("yes") {
 		return nil
 	}
-	if !isTerminal(os.Stdin) || c.String("output") == "json" {
+	if !term.IsTerminal(os.Stdin) || c.String("output") == "json" {
 		return usagef("nobody can be asked here: add --yes to do it, or --dry-run to look only")
 	}
 	fmt.Printf("%s [y/N] ", question)

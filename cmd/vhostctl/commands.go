@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"vhostkit/internal/term"
 	"vhostkit/switchd"
 	"vhostkit/switchd/control"
 )
@@ -133,7 +134,7 @@ func showStats(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		if before != nil && c.String("output") != "json" && isTerminal(os.Stdout) {
+		if before != nil && c.String("output") != "json" && term.IsTerminal(os.Stdout) {
 			fmt.Print("\x1b[H\x1b[2J")
 		}
 		if err := show(c, stats, func(w io.Writer, s control.Stats) { statsTable(w, s, before) }); err != nil || interval == 0 {

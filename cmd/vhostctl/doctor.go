@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"vhostkit/internal/term"
 	"vhostkit/libvirt/doctor"
 	"vhostkit/switchd"
 )
@@ -63,7 +64,7 @@ func examine(c *cli.Context) error {
 	}
 	report := doctor.Examine(c.Context, env, checks)
 	err = show(c, report, func(w io.Writer, r doctor.Report) {
-		doctor.Write(w, r, os.Getenv("NO_COLOR") == "" && isTerminal(os.Stdout), c.Bool("all"))
+		doctor.Write(w, r, term.Colours(os.Stdout), c.Bool("all"))
 	})
 	if code := report.ExitCode(); err == nil && code != 0 {
 		return statusError(code)

@@ -3,22 +3,14 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"sort"
 	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode"
 
-	"golang.org/x/sys/unix"
-
 	"vhostkit/switchd/control"
 )
-
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
-}
 
 // table writes rows in columns.
 func table(w io.Writer, header string, rows func(row func(cells ...any))) {
