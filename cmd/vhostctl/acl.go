@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"vhostkit/cmd/vhostctl/change"
 	"vhostkit/internal/sysedit"
 	"vhostkit/libvirt/acl"
 )
@@ -64,39 +66,20 @@ func installACL(c *cli.Context) error {
 		return &usageError{err}
 	}
 	if err != nil {
-		return err
+		return change.Explain(err)
 	}
-	text := c.String("output") != "json"
-	if text {
-		printACL(os.Stdout, plan)
-	}
-	if plan.Empty() || c.Bool("dry-run") {
-		return show(c, plan, func(io.Writer, *acl.Plan) {})
-	}
-	if err := confirm(c, "Do this?"); err != nil {
-		return err
-	}
-	err = plan.Apply(func(line string) {
-		if text {
-			fmt.Println(line)
-		}
+	return runChange(c, change.Change{
+		Empty:  plan.Empty(),
+		Show:   func(w io.Writer) { printACL(w, plan) },
+		Apply:  func(_ context.Context, progress func(string)) error { return plan.Apply(progress) },
+		Report: func(io.Writer, bool) {},
+		Result: func(bool) any { return plan },
 	})
-	if errors.Is(err, os.ErrPermission) {
-		return fmt.Errorf("%w (try sudo)", err)
-	}
-	if err != nil {
-		return err
-	}
-	return show(c, plan, func(io.Writer, *acl.Plan) {})
 }
 
 func prepareACL(c *cli.Context, system acl.System) (*acl.Plan, error) {
 	if c.Bool("undo") {
-		plan, err := acl.Undo(system, c.Bool("force"), c.Bool("restart"))
-		if errors.Is(err, sysedit.ErrChanged) {
-			err = fmt.Errorf("%w (--force puts the originals back all the same)", err)
-		}
-		return plan, err
+		return acl.Undo(system, c.Bool("force"), c.Bool("restart"))
 	}
 	source := c.String("source")
 	if source == "" {
@@ -113,7 +96,7 @@ func prepareACL(c *cli.Context, system acl.System) (*acl.Plan, error) {
 
 func printACL(w io.Writer, p *acl.Plan) {
 	if p.Empty() {
-		fmt.Fprintln(w, "no change: everything is in place")
+		fmt.Fprintln(w, "nothing to do, already configured")
 	} else {
 		fmt.Fprint(w, p.Diff())
 		for _, line := range p.Changes {

@@ -1,16 +1,16 @@
 package main
 
 import (
-	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"vhostkit/cmd/vhostctl/change"
 	"vhostkit/internal/sysedit"
 	"vhostkit/internal/term"
 	"vhostkit/libvirt"
@@ -106,15 +106,15 @@ func attachRequest(c *cli.Context) (attach.Request, error) {
 	case "cuse":
 		r.CUSE = c.String("device")
 	default:
-		return r, usagef("--mode %q: want vhost-user or cuse", c.String("mode"))
+		return r, usagef("--mode must be vhost-user or cuse, not %q", c.String("mode"))
 	}
 	switch r.Memory {
 	case domainxml.MemoryMemfd, domainxml.MemoryHugepages, domainxml.MemoryKeep:
 	default:
-		return r, usagef("--memory %q: want memfd, hugepages or keep", r.Memory)
+		return r, usagef("--memory must be memfd, hugepages or keep, not %q", r.Memory)
 	}
 	if r.Queues < 0 || r.Queues > 128 {
-		return r, usagef("--queues %d: want 1..128", r.Queues)
+		return r, usagef("--queues must be 1..128, not %d", r.Queues)
 	}
 	return r, nil
 }
@@ -130,7 +130,7 @@ func detachDomain(c *cli.Context) error {
 // rewriteFile prints what becomes of a description in a file.
 func rewriteFile(c *cli.Context, rewrite func(string) (domainxml.Result, error)) error {
 	if c.Args().Present() {
-		return usagef("--xml and a domain's name exclude each other")
+		return usagef("use either --xml FILE or DOMAIN")
 	}
 	var data []byte
 	var err error
@@ -159,7 +159,7 @@ func rewriteFile(c *cli.Context, rewrite func(string) (domainxml.Result, error))
 
 type prepare func(context.Context, libvirt.Connection, attach.Switch, attach.Request) (*attach.Plan, error)
 
-// changeDomain shows what a change of a domain means, asks, and makes it.
+// changeDomain attaches or detaches a domain.
 func changeDomain(c *cli.Context, r attach.Request, prepare prepare) error {
 	args, err := arguments(c, "DOMAIN")
 	if err != nil {
@@ -177,30 +177,28 @@ func changeDomain(c *cli.Context, r attach.Request, prepare prepare) error {
 	if err != nil {
 		return err
 	}
-	text := c.String("output") != "json"
-	if text {
-		printPlan(os.Stdout, plan)
+	return runChange(c, change.Change{
+		Empty:  plan.Empty(),
+		Show:   func(w io.Writer) { printPlan(w, plan) },
+		Apply:  plan.Apply,
+		Report: func(w io.Writer, applied bool) { reportPlan(w, plan, applied) },
+		Result: func(bool) any { return plan },
+	})
+}
+
+// runChange takes a change through change's steps, with the options that all such commands have.
+func runChange(c *cli.Context, ch change.Change) error {
+	t := change.Terminal{In: os.Stdin, Out: os.Stdout, Interactive: term.IsTerminal(os.Stdin)}
+	err := t.Run(c.Context, ch, change.Options{DryRun: c.Bool("dry-run"), Yes: c.Bool("yes"), JSON: c.String("output") == "json"})
+	if errors.Is(err, change.ErrUnconfirmed) {
+		return &usageError{err}
 	}
-	if plan.Empty() || c.Bool("dry-run") {
-		return finish(c, plan, "")
-	}
-	if err := confirm(c, "Do this?"); err != nil {
-		return err
-	}
-	progress := func(line string) {
-		if text {
-			fmt.Println(line)
-		}
-	}
-	if err := plan.Apply(c.Context, progress); err != nil {
-		return err
-	}
-	return finish(c, plan, "done")
+	return err
 }
 
 func printPlan(w io.Writer, p *attach.Plan) {
 	if p.Empty() {
-		fmt.Fprintf(w, "domain %s: no change\n", p.Domain)
+		fmt.Fprintf(w, "domain %s: nothing to do\n", p.Domain)
 		return
 	}
 	fmt.Fprint(w, p.Diff())
@@ -209,29 +207,11 @@ func printPlan(w io.Writer, p *attach.Plan) {
 	}
 }
 
-func finish(c *cli.Context, p *attach.Plan, word string) error {
-	return show(c, p, func(w io.Writer, p *attach.Plan) {
-		if word != "" {
-			fmt.Fprintf(w, "%s: vhostctl domains shows %s, vhostctl doctor %s looks for trouble\n", word, p.Domain, p.Domain)
-		}
-		for _, n := range p.Notes {
-			fmt.Fprintln(w, "note:", n)
-		}
-	})
-}
-
-// confirm asks before something is changed. Where nobody can answer, --yes is wanted.
-func confirm(c *cli.Context, question string) error {
-	if c.Bool("yes") {
-		return nil
+func reportPlan(w io.Writer, p *attach.Plan, applied bool) {
+	if applied {
+		fmt.Fprintf(w, "done; vhostctl domains shows %s, vhostctl doctor %s checks it\n", p.Domain, p.Domain)
 	}
-	if !term.IsTerminal(os.Stdin) || c.String("output") == "json" {
-		return usagef("nobody can be asked here: add --yes to do it, or --dry-run to look only")
+	for _, n := range p.Notes {
+		fmt.Fprintln(w, "note:", n)
 	}
-	fmt.Printf("%s [y/N] ", question)
-	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
-	if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
-		return fmt.Errorf("nothing was changed")
-	}
-	return nil
 }

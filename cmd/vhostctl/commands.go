@@ -122,7 +122,7 @@ func showStats(c *cli.Context) error {
 	}
 	interval := c.Duration("watch")
 	if interval < 0 || interval > 0 && interval < 100*time.Millisecond {
-		return usagef("--watch %v: want 100ms or more", interval)
+		return usagef("--watch must be 100ms or more, not %v", interval)
 	}
 	var before *control.Stats
 	daemon := client(c)
@@ -166,7 +166,7 @@ func completion(c *cli.Context) error {
 		}
 		fmt.Print(script)
 	default:
-		return usagef("completion for %q: want bash, zsh or fish", args[0])
+		return usagef("the shell must be bash, zsh or fish, not %q", args[0])
 	}
 	return nil
 }

@@ -82,12 +82,9 @@ func socketDir() string {
 // optionalDomain is the one argument, if there is one.
 func optionalDomain(c *cli.Context) (name string, err error) {
 	if args := c.Args().Slice(); len(args) > 1 || len(args) == 1 && args[0] == "" {
-		return "", usagef("usage: vhostctl doctor [DOMAIN], not %q", args)
+		return "", usagef("vhostctl doctor takes one argument at most, the name of a domain, not %q", args)
 	}
-	if o := c.String("output"); o != "table" && o != "json" {
-		return "", usagef("--output %q: want table or json", o)
-	}
-	return c.Args().First(), nil
+	return c.Args().First(), checkOutput(c)
 }
 
 // checkInfo is a check as --list prints it.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"vhostkit/cmd/vhostctl/change"
 	"vhostkit/hugepages"
 	"vhostkit/hugepages/boot"
 	"vhostkit/hugepages/bytesize"
@@ -95,52 +96,35 @@ func provisionHugepages(c *cli.Context) error {
 	}
 	plan, err := hugepagesHost(c).Plan(c.Context, request)
 	if err != nil {
-		return hugepagesError(err)
+		return change.Explain(err)
 	}
-	return carryOut(c, plan.Summary, plan.Apply)
+	return changeHugepages(c, plan.Summary, plan.Apply)
 }
 
-// hugepagesError says what helps.
-func hugepagesError(err error) error {
-	switch {
-	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("%w (try sudo)", err)
-	case errors.Is(err, sysedit.ErrChanged):
-		return fmt.Errorf("%w (--force puts the originals back all the same)", err)
-	}
-	return err
-}
-
-// carryOut shows a plan, asks, and does it.
-func carryOut(c *cli.Context, summary func() hugepages.Summary, apply func(context.Context) error) error {
+// changeHugepages carries out a plan. Also without a change, what was asked for is remembered for verify.
+func changeHugepages(c *cli.Context, summary func() hugepages.Summary, apply func(context.Context) error) error {
 	s := summary()
-	text := c.String("output") != "json"
-	if text {
-		printHugepages(os.Stdout, s)
-	}
-	if s.Change && !c.Bool("dry-run") {
-		if err := confirm(c, "Do this?"); err != nil {
+	return runChange(c, change.Change{
+		Empty:  !s.Change,
+		Record: true,
+		Show:   func(w io.Writer) { printHugepages(w, s) },
+		Apply: func(ctx context.Context, _ func(string)) error {
+			err := apply(ctx)
+			s.Reboot = summary().Reboot
 			return err
-		}
-	}
-	if !c.Bool("dry-run") {
-		// Also without a change: what was asked for is remembered for verify. That needs no rights that a look would not have.
-		if err := apply(c.Context); err != nil && (s.Change || !errors.Is(err, os.ErrPermission)) {
-			return hugepagesError(err)
-		}
-		s.Reboot = summary().Reboot
-	}
-	return show(c, s, func(w io.Writer, s hugepages.Summary) {
-		if len(s.Reboot) == 0 {
-			if s.Need.PageSize != 0 {
-				fmt.Fprintln(w, "no reboot is needed")
-			}
-			return
-		}
-		for _, why := range s.Reboot {
-			fmt.Fprintln(w, "reboot needed:", why)
-		}
+		},
+		Report: func(w io.Writer, _ bool) { printReboot(w, s) },
+		Result: func(bool) any { return s },
 	})
+}
+
+func printReboot(w io.Writer, s hugepages.Summary) {
+	if len(s.Reboot) == 0 && s.Need.PageSize != 0 {
+		fmt.Fprintln(w, "no reboot is needed")
+	}
+	for _, why := range s.Reboot {
+		fmt.Fprintln(w, "reboot needed:", why)
+	}
 }
 
 func printHugepages(w io.Writer, s hugepages.Summary) {
@@ -148,7 +132,7 @@ func printHugepages(w io.Writer, s hugepages.Summary) {
 		fmt.Fprintln(w, "need:", r)
 	}
 	if !s.Change {
-		fmt.Fprintln(w, "no change: everything is as asked for")
+		fmt.Fprintln(w, "nothing to do, already configured")
 	}
 	fmt.Fprint(w, s.Diff)
 	for _, list := range []struct {
@@ -177,14 +161,14 @@ func hugepagesRequest(c *cli.Context) (hugepages.Request, error) {
 		}
 	}
 	if s := r.PageSize; s != 0 && s != bytesize.GiB && s != 2*bytesize.MiB {
-		return r, usagef("--page-size %v: want 1G or 2M", s)
+		return r, usagef("--page-size must be 1G or 2M, not %v", s)
 	}
 	for _, text := range c.StringSlice("node") {
 		n, count, _ := strings.Cut(text, "=")
 		node, err1 := strconv.ParseUint(n, 10, 16)
 		pages, err2 := strconv.ParseUint(count, 10, 32)
 		if err1 != nil || err2 != nil {
-			return r, usagef("--node %q: want N=COUNT, such as 0=4", text)
+			return r, usagef("--node must be N=COUNT, such as 0=4, not %q", text)
 		}
 		if r.Nodes == nil {
 			r.Nodes = map[int]uint64{}
@@ -195,11 +179,11 @@ func hugepagesRequest(c *cli.Context) (hugepages.Request, error) {
 		r.Nodes[int(node)] = pages
 	}
 	if r.ForVMs == 0 && r.ForSwitch == 0 && r.Nodes == nil && !c.Bool("for-domains") {
-		return r, usagef("how much? Say --for-vms SIZE, --for-domains, --node N=COUNT or --for-switch SIZE")
+		return r, usagef("nothing requested: give --for-vms SIZE, --for-domains, --node N=COUNT or --for-switch SIZE")
 	}
 	if c.String("root") != "" {
 		if r.Runtime {
-			return r, usagef("--root is about files: it does not go with --runtime")
+			return r, usagef("--root changes files only: it cannot be combined with --runtime")
 		}
 		r.Persist = true
 	}
@@ -219,7 +203,7 @@ func addDomains(c *cli.Context, r *hugepages.Request) error {
 		return err
 	}
 	if len(r.Domains) == 0 {
-		return fmt.Errorf("libvirt has no domains at %s: say --for-vms SIZE", c.String("connect"))
+		return fmt.Errorf("libvirt has no domains at %s: give --for-vms SIZE", c.String("connect"))
 	}
 	return nil
 }
@@ -230,7 +214,7 @@ func showHugepages(c *cli.Context) error {
 	}
 	report, err := hugepages.System().Show()
 	if err != nil {
-		return hugepagesError(err)
+		return change.Explain(err)
 	}
 	return show(c, report, hugepagesTable)
 }
@@ -286,7 +270,7 @@ func verifyHugepages(c *cli.Context) error {
 	}
 	findings, err := hugepages.System().Verify()
 	if err != nil {
-		return hugepagesError(err)
+		return change.Explain(err)
 	}
 	err = show(c, findings, func(w io.Writer, list []hugepages.Finding) {
 		table(w, "STATUS WHAT ASKED GOT NEXT", func(row func(...any)) {
@@ -314,9 +298,9 @@ func reserveHugepages(c *cli.Context) error {
 		return nil
 	}
 	if err != nil {
-		return hugepagesError(err)
+		return change.Explain(err)
 	}
-	return carryOut(c, plan.Summary, plan.Apply)
+	return changeHugepages(c, plan.Summary, plan.Apply)
 }
 
 func undoHugepages(c *cli.Context) error {
@@ -325,7 +309,7 @@ func undoHugepages(c *cli.Context) error {
 	}
 	undo, err := hugepagesHost(c).Undo(c.Bool("force"))
 	if err != nil {
-		return hugepagesError(err)
+		return change.Explain(err)
 	}
-	return carryOut(c, undo.Summary, undo.Apply)
+	return changeHugepages(c, undo.Summary, undo.Apply)
 }

@@ -153,14 +153,23 @@ func controlPath(c *cli.Context) string {
 
 func client(c *cli.Context) *control.Client { return control.NewClient(controlPath(c)) }
 
-// arguments checks how many there are.
+// arguments checks how many there are: as many as names.
 func arguments(c *cli.Context, names ...string) ([]string, error) {
 	args := c.Args().Slice()
-	if len(args) != len(names) {
-		return nil, usagef("usage: %s, not %d arguments", strings.Join(append([]string{c.Command.HelpName}, names...), " "), len(args))
+	switch {
+	case len(args) == len(names):
+	case len(names) == 0:
+		return nil, usagef("%s takes no arguments", c.Command.HelpName)
+	default:
+		return nil, usagef("%s takes one argument, %s, not %d", c.Command.HelpName, strings.Join(names, " "), len(args))
 	}
+	return args, checkOutput(c)
+}
+
+// checkOutput checks --output.
+func checkOutput(c *cli.Context) error {
 	if o := c.String("output"); o != "" && o != "table" && o != "json" {
-		return nil, usagef("--output %q: want table or json", o)
+		return usagef("--output must be table or json, not %q", o)
 	}
-	return args, nil
+	return nil
 }

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"vhostkit/cmd/vhostctl/change"
 	"vhostkit/switchd/pci"
 )
 
@@ -72,46 +74,61 @@ type nicChange struct {
 }
 
 func bindNIC(c *cli.Context) error {
-	return changeNIC(c, func(b pci.Binder, address string) ([]pci.Step, error) {
-		if c.Bool("dry-run") {
-			return b.PlanBind(address, c.String("driver"), c.Bool("force"))
+	driver, force := c.String("driver"), c.Bool("force")
+	if driver != "vfio-pci" && driver != "uio_pci_generic" {
+		return usagef("--driver must be vfio-pci or uio_pci_generic, not %q", driver)
+	}
+	return changeNIC(c, func(b pci.Binder, address string, preview bool) ([]pci.Step, error) {
+		if preview {
+			return b.PlanBind(address, driver, force)
 		}
-		return b.Bind(address, c.String("driver"), c.Bool("force"))
+		return b.Bind(address, driver, force)
 	})
 }
 
 func unbindNIC(c *cli.Context) error {
-	return changeNIC(c, func(b pci.Binder, address string) ([]pci.Step, error) { return b.Unbind(address, c.Bool("dry-run")) })
+	return changeNIC(c, func(b pci.Binder, address string, preview bool) ([]pci.Step, error) {
+		return b.Unbind(address, preview)
+	})
 }
 
-func changeNIC(c *cli.Context, change func(b pci.Binder, address string) ([]pci.Step, error)) error {
-	if c.Args().Len() != 1 {
-		return usagef("usage: vhostctl nic %s %s", c.Command.Name, c.Command.ArgsUsage)
-	}
-	switch driver := c.String("driver"); driver {
-	case "", "vfio-pci", "uio_pci_generic":
-	default:
-		return usagef("--driver %s: want vfio-pci or uio_pci_generic", driver)
+// changeNIC gives a NIC another driver. It asks only by refusing what would cut somebody off (--force).
+func changeNIC(c *cli.Context, do func(b pci.Binder, address string, preview bool) ([]pci.Step, error)) error {
+	args, err := arguments(c, c.Command.ArgsUsage)
+	if err != nil {
+		return err
 	}
 	b := pci.Binder{Host: pci.ThisHost(), Record: pci.DefaultRecord}
-	address, err := b.Host.Find(c.Args().First())
+	address, err := b.Host.Find(args[0])
 	if err != nil {
 		return err
 	}
-	steps, err := change(b, address)
+	steps, err := do(b, address, true)
 	if err != nil {
 		return err
 	}
-	return show(c, nicChange{address, steps, !c.Bool("dry-run")}, func(w io.Writer, n nicChange) {
-		switch {
-		case len(n.Steps) == 0:
-			fmt.Fprintln(w, "no change:", address, "is as asked for")
-		case !n.Done:
-			for _, s := range n.Steps {
-				fmt.Fprintln(w, s)
+	return runChange(c, change.Change{
+		Empty:   len(steps) == 0,
+		Unasked: true,
+		Show:    func(w io.Writer) { printSteps(w, address, steps) },
+		Apply: func(context.Context, func(string)) (err error) {
+			steps, err = do(b, address, false)
+			return err
+		},
+		Report: func(w io.Writer, applied bool) {
+			if applied {
+				fmt.Fprintf(w, "%s: the driver is now %s\n", address, orDash(b.Host.NIC(address).Driver))
 			}
-		default:
-			fmt.Fprintf(w, "%s: the driver is now %s\n", address, orDash(b.Host.NIC(address).Driver))
-		}
+		},
+		Result: func(bool) any { return nicChange{address, steps, !c.Bool("dry-run")} },
 	})
+}
+
+func printSteps(w io.Writer, address string, steps []pci.Step) {
+	if len(steps) == 0 {
+		fmt.Fprintf(w, "%s: nothing to do, already configured\n", address)
+	}
+	for _, s := range steps {
+		fmt.Fprintln(w, s)
+	}
 }
