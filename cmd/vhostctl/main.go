@@ -97,7 +97,7 @@ func newApp() *cli.App {
 			DetachCommand(),
 			DomainsCommand(),
 			DoctorCommand(),
-			ACLCommand(),
+			HostCommand(),
 			ProvisionHugepagesCommand(),
 			HugepagesCommand(),
 			NICCommand(),

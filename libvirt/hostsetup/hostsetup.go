@@ -1,6 +1,6 @@
-// Package acl installs what libvirt's QEMU processes need to reach the switch: qemu.conf, a udev rule, AppArmor's and SELinux' rules, and
+// Package hostsetup installs what libvirt's QEMU processes need to reach the switch: qemu.conf, a udev rule, AppArmor's and SELinux' rules, and
 // the wrapper beside QEMU. It is planned first, done in one step, and can be undone.
-package acl
+package hostsetup
 
 import (
 	"errors"

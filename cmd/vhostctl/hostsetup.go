@@ -14,10 +14,10 @@ import (
 
 	"vhostkit/cmd/vhostctl/change"
 	"vhostkit/internal/sysedit"
-	"vhostkit/libvirt/acl"
+	"vhostkit/libvirt/hostsetup"
 )
 
-const aclDescription = `Lets libvirt's QEMU processes reach the switch: installs qemu-wrap beside QEMU, with QEMU's owner and mode, and adds what AppArmor,
+const hostSetupDescription = `Lets libvirt's QEMU processes reach the switch: installs qemu-wrap beside QEMU, with QEMU's owner and mode, and adds what AppArmor,
    udev, SELinux and libvirt's qemu.conf need. The devices of vhost-cuse are added to qemu.conf's list; --device none leaves it alone, which is enough for vhost-user.
    QEMU stays unprivileged: --as-root is there for set-ups of the old guide, and is not needed.
 
@@ -28,10 +28,10 @@ EXAMPLES
    For vhost-user alone:                  sudo vhostctl install-acl --device none --restart
    Everything as it was:                  sudo vhostctl install-acl --undo`
 
-// ACLCommand installs what libvirt's QEMUs need.
-func ACLCommand() *cli.Command {
+// HostCommand installs what libvirt's QEMUs need.
+func HostCommand() *cli.Command {
 	return &cli.Command{
-		Name: "install-acl", Usage: "let libvirt's QEMU processes reach the switch", Description: aclDescription, Action: installACL,
+		Name: "install-acl", Usage: "let libvirt's QEMU processes reach the switch", Description: hostSetupDescription, Action: setupHost,
 		Flags: append(outputFlags(),
 			&cli.StringSliceFlag{Name: "device", Usage: "vhost-cuse device `PATH` that QEMU may open, or none; repeatable (default: /dev/usvhost)"},
 			&cli.BoolFlag{Name: "as-root", Usage: "QEMU runs as root and keeps its capabilities (user, group, clear_emulator_capabilities)"},
@@ -46,11 +46,11 @@ func ACLCommand() *cli.Command {
 	}
 }
 
-func installACL(c *cli.Context) error {
+func setupHost(c *cli.Context) error {
 	if _, err := arguments(c); err != nil {
 		return err
 	}
-	system := acl.System{
+	system := hostsetup.System{
 		Store: sysedit.Store{Root: c.String("root")},
 		Run: func(argv ...string) (string, error) {
 			out, err := exec.CommandContext(c.Context, argv[0], argv[1:]...).CombinedOutput()
@@ -61,8 +61,8 @@ func installACL(c *cli.Context) error {
 			return err == nil && c.String("root") == ""
 		},
 	}
-	plan, err := prepareACL(c, system)
-	if errors.Is(err, acl.ErrOptions) {
+	plan, err := prepareHostSetup(c, system)
+	if errors.Is(err, hostsetup.ErrOptions) {
 		return &usageError{err}
 	}
 	if err != nil {
@@ -70,16 +70,16 @@ func installACL(c *cli.Context) error {
 	}
 	return runChange(c, change.Change{
 		Empty:  plan.Empty(),
-		Show:   func(w io.Writer) { printACL(w, plan) },
+		Show:   func(w io.Writer) { printHostSetup(w, plan) },
 		Apply:  func(_ context.Context, progress func(string)) error { return plan.Apply(progress) },
 		Report: func(io.Writer, bool) {},
 		Result: func(bool) any { return plan },
 	})
 }
 
-func prepareACL(c *cli.Context, system acl.System) (*acl.Plan, error) {
+func prepareHostSetup(c *cli.Context, system hostsetup.System) (*hostsetup.Plan, error) {
 	if c.Bool("undo") {
-		return acl.Undo(system, c.Bool("force"), c.Bool("restart"))
+		return hostsetup.Undo(system, c.Bool("force"), c.Bool("restart"))
 	}
 	source := c.String("source")
 	if source == "" {
@@ -89,12 +89,12 @@ func prepareACL(c *cli.Context, system acl.System) (*acl.Plan, error) {
 		}
 		source = filepath.Join(filepath.Dir(self), "qemu-wrap")
 	}
-	return acl.Prepare(system, acl.Options{
+	return hostsetup.Prepare(system, hostsetup.Options{
 		Devices: devices(c), AsRoot: c.Bool("as-root"), Wrapper: c.String("wrapper"), Source: source, Restart: c.Bool("restart"),
 	})
 }
 
-func printACL(w io.Writer, p *acl.Plan) {
+func printHostSetup(w io.Writer, p *hostsetup.Plan) {
 	if p.Empty() {
 		fmt.Fprintln(w, "nothing to do, already configured")
 	} else {
