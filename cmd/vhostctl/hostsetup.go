@@ -22,25 +22,39 @@ const hostSetupDescription = `Lets libvirt's QEMU processes reach the switch: in
    QEMU stays unprivileged: --as-root is there for set-ups of the old guide, and is not needed.
 
 EXAMPLES
-   Look first:                            vhostctl install-acl --dry-run
-   All of it:                             sudo vhostctl install-acl --restart
-   Two devices of switchd:                sudo vhostctl install-acl --device /dev/usvhost --device /dev/usvhost1 --restart
-   For vhost-user alone:                  sudo vhostctl install-acl --device none --restart
-   Everything as it was:                  sudo vhostctl install-acl --undo`
+   Preview:                               vhostctl host setup --dry-run
+   All of it:                             sudo vhostctl host setup --restart
+   Two devices of switchd:                sudo vhostctl host setup --device /dev/usvhost --device /dev/usvhost1 --restart
+   For vhost-user alone:                  sudo vhostctl host setup --device none --restart
+   Undo:                                  sudo vhostctl host setup --undo`
 
-// HostCommand installs what libvirt's QEMUs need.
+// HostCommand sets the host up.
 func HostCommand() *cli.Command {
 	return &cli.Command{
-		Name: "install-acl", Usage: "let libvirt's QEMU processes reach the switch", Description: hostSetupDescription, Action: setupHost,
+		Name: "host", Usage: "set this host up for libvirt's QEMU processes", Action: unknownVerb("host"),
+		Subcommands: []*cli.Command{hostSetupCommand("setup")},
+	}
+}
+
+// formerly makes a command answer to the name that it had; help does not show it.
+func formerly(c *cli.Command) *cli.Command {
+	c.Hidden = true
+	return c
+}
+
+// hostSetupCommand installs what libvirt's QEMU processes need.
+func hostSetupCommand(name string) *cli.Command {
+	return &cli.Command{
+		Name: name, Usage: "let libvirt's QEMU processes reach the switch", Description: hostSetupDescription, Action: setupHost,
 		Flags: append(outputFlags(),
 			&cli.StringSliceFlag{Name: "device", Usage: "vhost-cuse device `PATH` that QEMU may open, or none; repeatable (default: /dev/usvhost)"},
 			&cli.BoolFlag{Name: "as-root", Usage: "QEMU runs as root and keeps its capabilities (user, group, clear_emulator_capabilities)"},
 			&cli.StringFlag{Name: "wrapper", Usage: "`PATH` where qemu-wrap is installed; empty: not at all", Value: "/usr/bin/qemu-wrap"},
 			&cli.StringFlag{Name: "source", Usage: "the qemu-wrap `FILE` to install (default: beside vhostctl)"},
 			&cli.BoolFlag{Name: "restart", Usage: "restart libvirt afterwards"},
-			&cli.BoolFlag{Name: "undo", Usage: "put everything back as it was"},
-			&cli.BoolFlag{Name: "force", Usage: "with --undo: also files that were changed since"},
-			&cli.BoolFlag{Name: "dry-run", Usage: "show what would be done, do nothing"},
+			&cli.BoolFlag{Name: "undo", Usage: "undo everything that was set up"},
+			&cli.BoolFlag{Name: "force", Usage: "with --undo: also revert files that were edited after vhostctl wrote them"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "preview: show what would be done, do nothing"},
 			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"},
 			&cli.StringFlag{Name: "root", Usage: "work on the system below this `DIR`; commands are shown, not run"}),
 	}

@@ -25,18 +25,18 @@ const provisionDescription = `Reserves hugepages for guests and for the switch: 
    Nothing that others reserved gets smaller without --exact, and pages in use never go. A second run changes nothing.
 
 EXAMPLES
-   8 GiB for guests as 1G pages, 512 MiB as 2M pages beside:  sudo vhostctl provision-hugepages --for-vms 8G --for-switch 512M
-   2M pages for both:                     sudo vhostctl provision-hugepages --page-size 2M --for-vms 4G --for-switch 512M
-   What libvirt's domains need:           sudo vhostctl provision-hugepages --for-domains
-   By NUMA node:                          sudo vhostctl provision-hugepages --node 0=4 --node 1=2
-   Look first:                            vhostctl provision-hugepages --for-vms 8G --dry-run
+   8 GiB for guests as 1G pages, 512 MiB as 2M pages beside:  sudo vhostctl hugepages provision --for-vms 8G --for-switch 512M
+   2M pages for both:                     sudo vhostctl hugepages provision --page-size 2M --for-vms 4G --for-switch 512M
+   What libvirt's domains need:           sudo vhostctl hugepages provision --for-domains
+   By NUMA node:                          sudo vhostctl hugepages provision --node 0=4 --node 1=2
+   Preview:                               vhostctl hugepages provision --for-vms 8G --dry-run
    After the reboot:                      vhostctl hugepages verify
-   Everything as it was:                  sudo vhostctl hugepages undo`
+   Undo:                                  sudo vhostctl hugepages undo`
 
-// ProvisionHugepagesCommand sets hugepages up.
-func ProvisionHugepagesCommand() *cli.Command {
+// provisionCommand sets hugepages up.
+func provisionCommand(name string) *cli.Command {
 	return &cli.Command{
-		Name: "provision-hugepages", Usage: "reserve hugepages for guests and the switch, now and at each boot", Description: provisionDescription,
+		Name: name, Usage: "reserve hugepages for guests and the switch, now and at each boot", Description: provisionDescription,
 		Action: provisionHugepages, Flags: append(append(outputFlags(),
 			&cli.StringFlag{Name: "for-vms", Usage: "memory of all guests together, `SIZE` such as 8G"},
 			&cli.BoolFlag{Name: "for-domains", Usage: "add the memory of all of libvirt's domains, each rounded up to the page"},
@@ -55,23 +55,24 @@ func ProvisionHugepagesCommand() *cli.Command {
 // changeFlags are the options of commands that change the system.
 func changeFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.BoolFlag{Name: "dry-run", Usage: "show what would be done, do nothing"},
+		&cli.BoolFlag{Name: "dry-run", Usage: "preview: show what would be done, do nothing"},
 		&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"},
 		&cli.StringFlag{Name: "root", Usage: "work on the files of the system below this `DIR`; commands are shown, not run"},
 	}
 }
 
-// HugepagesCommand shows what there is, and takes back what was done.
+// HugepagesCommand sets hugepages up, shows them, and undoes what it did.
 func HugepagesCommand() *cli.Command {
 	return &cli.Command{
-		Name: "hugepages", Usage: "show, verify, reserve or undo hugepages", Action: unknownVerb("hugepages"), Subcommands: []*cli.Command{
+		Name: "hugepages", Usage: "provision, show, verify or undo hugepages", Action: unknownVerb("hugepages"), Subcommands: []*cli.Command{
+			provisionCommand("provision"),
 			{Name: "show", Usage: "pools by node and size, mounts, and who uses pages (of others' processes: as root)", Action: showHugepages, Flags: outputFlags()},
 			{Name: "verify", Usage: "compare what was asked for with what the kernel gave", Action: verifyHugepages, Flags: outputFlags(),
 				Description: "EXIT CODES (of this command)\n   0 everything is there, or comes at the next boot   1 something is missing"},
 			{Name: "reserve", Usage: "reserve for this boot what was asked for before; for a unit at boot", Action: reserveHugepages,
 				Flags: append(outputFlags(), changeFlags()[:2]...)},
-			{Name: "undo", Usage: "take back what provision-hugepages did", Action: undoHugepages, Flags: append(append(outputFlags(),
-				&cli.BoolFlag{Name: "force", Usage: "also files that were changed since"}), changeFlags()...)},
+			{Name: "undo", Usage: "undo what hugepages provision did", Action: undoHugepages, Flags: append(append(outputFlags(),
+				&cli.BoolFlag{Name: "force", Usage: "also revert files that were edited after vhostctl wrote them"}), changeFlags()...)},
 		},
 	}
 }

@@ -89,7 +89,7 @@ func checkAppArmor(ctx context.Context, e *Env) Result {
 	guest := text(e.Files, abstraction) + "\n" + text(e.Files, localAbstraction)
 	daemon := text(e.Files, daemonProfile) + "\n" + text(e.Files, localDaemon)
 	var all []Result
-	const install = "vhostctl install-acl"
+	const install = "vhostctl host setup"
 	if !mentions(guest, file) {
 		all = append(all, fail(install+"   # or add to "+localAbstraction+":  "+file+" rmix,", "no rule for %s: cannot execute binary: Permission denied", file))
 	}
@@ -137,7 +137,7 @@ func checkDeviceACL(ctx context.Context, e *Env) Result {
 		case err == nil:
 			all = append(all, ok("%s comes from switchd over %s (cgroup %s)", device, broker, version))
 		default:
-			all = append(all, fail("vhostctl install-acl --device "+quote(device)+"   # or start switchd, which passes descriptors",
+			all = append(all, fail("vhostctl host setup --device "+quote(device)+"   # or start switchd, which passes descriptors",
 				"QEMU may not open %s (cgroup %s), and switchd passes no descriptors at %s", device, version, broker))
 		}
 	}

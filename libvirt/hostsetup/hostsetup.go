@@ -113,7 +113,7 @@ func Undo(s System, force bool, restart bool) (*Plan, error) {
 		return nil, err
 	}
 	p := &planner{system: s, options: Options{Restart: restart}, plan: &Plan{
-		Files: append([]string{}, edits.Paths()...), Changes: []string{"everything: as it was before install-acl"}, Commands: []Command{}, Notes: []string{},
+		Files: append([]string{}, edits.Paths()...), Changes: []string{"everything that vhostctl host setup did is undone"}, Commands: []Command{}, Notes: []string{},
 		edits: edits, run: s.Run,
 	}}
 	if err := p.loadDone(); err != nil {
