@@ -45,7 +45,7 @@ func together(err error, also ...error) error {
 	all := multierror.Append(nil, err)
 	for _, e := range also {
 		if e != nil {
-			all = multierror.Append(all, fmt.Errorf("and on the way back: %w", e))
+			all = multierror.Append(all, fmt.Errorf("and undoing: %w", e))
 		}
 	}
 	if all.Len() == 1 {
@@ -75,7 +75,7 @@ func (p *Plan) writeFiles(ctx context.Context, done []pool.Done, mounts []madeMo
 			back = p.Boot.Commands
 		}
 		// The context may be why it failed: the way back does not depend on it.
-		return together(fmt.Errorf("%w; everything was put back", err), files.Revert(), ignoreSame(boot.Run(context.WithoutCancel(ctx), back), err))
+		return together(fmt.Errorf("%w; all changes were undone", err), files.Revert(), ignoreSame(boot.Run(context.WithoutCancel(ctx), back), err))
 	}
 	return p.settle()
 }

@@ -133,7 +133,7 @@ func (p *Plan) planBoot(ctx context.Context) error {
 	h := p.host.boot()
 	for _, pool := range p.Need.Pools {
 		if pool.Nodes != nil && !hostRelease(h.Release).takesNodes() {
-			return fmt.Errorf("%w: kernel %s cannot reserve by node at boot (5.16 can); leave --node out, or use --runtime", ErrRequest, h.Release)
+			return fmt.Errorf("%w: kernel %s cannot reserve by node at boot (5.16 can); omit --node, or use --runtime", ErrRequest, h.Release)
 		}
 	}
 	var err error

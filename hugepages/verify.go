@@ -117,7 +117,7 @@ type Report struct {
 	pool.State
 	Mounts []mount.Mount `json:"mounts"`
 	Users  []users.User  `json:"users"`
-	// Provisioned tells that there is something that Undo takes back.
+	// Provisioned tells that there is something for Undo to undo.
 	Provisioned bool `json:"provisioned"`
 }
 

@@ -23,13 +23,13 @@ const attachDescription = `Gives the domain's network interfaces ports of the sw
 
 EXAMPLES
    A domain with one interface:        vhostctl attach vm1
-   Look, change nothing:               vhostctl attach vm1 --dry-run
+   Preview:                            vhostctl attach vm1 --dry-run
    All interfaces, and start it:       vhostctl attach vm1 --interface all --yes --start
    One of several, in the running VM:  vhostctl attach vm1 --interface 52:54:00:12:34:56 --live
    A description in a file:            vhostctl attach --xml vm1.xml > vm1-on-the-switch.xml`
 
-const detachDescription = `Puts the domain back as it was before vhostctl attach, and gives its ports back.
-   If other settings were changed since, they stay. If what attach wrote was changed, it refuses unless --force is given.
+const detachDescription = `Undoes vhostctl attach: restores the domain's configuration and removes its ports.
+   Other settings that were changed since stay. If what attach wrote was edited, detach refuses unless --force is given.
 
 EXAMPLES
    vhostctl detach vm1
@@ -42,7 +42,7 @@ func domainFlags() []cli.Flag {
 		&cli.StringFlag{Name: "xml", Usage: "work on the description in this `FILE` (- is standard input) and print the result; no libvirt, no switchd"},
 		&cli.BoolFlag{Name: "config", Usage: "change the configuration only, not the running guest"},
 		&cli.BoolFlag{Name: "live", Usage: "change the running guest too, or fail"},
-		&cli.BoolFlag{Name: "dry-run", Usage: "show what would be done, do nothing"},
+		&cli.BoolFlag{Name: "dry-run", Usage: "preview: show what would be done, do nothing"},
 		&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"},
 	)
 }
@@ -52,21 +52,21 @@ func AttachCommand() *cli.Command {
 	return &cli.Command{
 		Name: "attach", Usage: "put a libvirt domain's interfaces on the switch", ArgsUsage: "DOMAIN", Description: attachDescription,
 		Action: attachDomain, Flags: append(domainFlags(),
-			&cli.StringSliceFlag{Name: "interface", Usage: "`MAC`, alias, index or all; repeatable (default: the only one)"},
+			&cli.StringSliceFlag{Name: "interface", Usage: "`INTERFACE` by MAC address, alias or index, or all; repeatable (default: the only one)"},
 			&cli.StringFlag{Name: "mode", Usage: "vhost-user or cuse", Value: "vhost-user"},
 			&cli.StringFlag{Name: "device", Usage: "vhost-cuse device `PATH` for --mode cuse", Value: "/dev/usvhost"},
 			&cli.StringFlag{Name: "memory", Usage: "memfd, hugepages or keep", Value: domainxml.MemoryMemfd},
-			&cli.IntFlag{Name: "queues", Usage: "queue `PAIRS`; 0 leaves them", Value: 0},
+			&cli.IntFlag{Name: "queues", Usage: "`NUMBER` of queue pairs; 0 keeps it", Value: 0},
 			&cli.BoolFlag{Name: "start", Usage: "start the domain afterwards"}),
 	}
 }
 
-// DetachCommand is the way back.
+// DetachCommand undoes attach.
 func DetachCommand() *cli.Command {
 	return &cli.Command{
-		Name: "detach", Usage: "put a libvirt domain back as it was before attach", ArgsUsage: "DOMAIN", Description: detachDescription,
+		Name: "detach", Usage: "undo attach for a libvirt domain", ArgsUsage: "DOMAIN", Description: detachDescription,
 		Action: detachDomain, Flags: append(domainFlags(),
-			&cli.BoolFlag{Name: "force", Usage: "also if what attach wrote was changed since"}),
+			&cli.BoolFlag{Name: "force", Usage: "also revert what was edited after vhostctl wrote it"}),
 	}
 }
 

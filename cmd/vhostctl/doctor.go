@@ -14,18 +14,18 @@ import (
 	"vhostkit/switchd"
 )
 
-const doctorDescription = `Looks for what keeps packets from flowing, and says how to mend each. It changes nothing.
+const doctorDescription = `Diagnoses why packets do not flow, and suggests a fix for each finding. It changes nothing.
    Without DOMAIN only the host is examined; without libvirt or switchd, what is left of it.
 
 EXAMPLES
    The host:                     sudo vhostctl doctor
    The host and one domain:      sudo vhostctl doctor vm1
    For scripts:                  vhostctl doctor vm1 -o json | jq '.checks[] | select(.status == "fail")'
-   What is looked at:            vhostctl doctor --list
-   Some of it:                   vhostctl doctor --check switchd,uplink,drops
+   The checks:                   vhostctl doctor --list
+   Some of them:                 vhostctl doctor --check switchd,uplink,drops
 
 EXIT CODES (of this command)
-   0 all is well   1 warnings, or something could not be told   2 failures, or a wrong command line`
+   0 no problems   1 warnings, or checks without a result   2 failures, or a wrong command line`
 
 // DoctorCommand examines the host and a domain.
 func DoctorCommand() *cli.Command {

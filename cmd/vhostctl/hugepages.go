@@ -22,7 +22,7 @@ import (
 
 const provisionDescription = `Reserves hugepages for guests and for the switch: now (per NUMA node, read back), with the mounts they need, and for the next boot
    (/etc/fstab, the kernel's command line, the boot loader's configuration). --runtime or --persist alone does one half.
-   Nothing that others reserved gets smaller without --exact, and pages in use never go. A second run changes nothing.
+   Existing reservations are reduced only with --exact, and pages in use never. A second run changes nothing.
 
 EXAMPLES
    8 GiB for guests as 1G pages, 512 MiB as 2M pages beside:  sudo vhostctl hugepages provision --for-vms 8G --for-switch 512M
@@ -46,7 +46,7 @@ func provisionCommand(name string) *cli.Command {
 			&cli.StringFlag{Name: "mount", Usage: "`DIR` for the switch's pages, if they are not of the default size", Value: hugepages.DefaultMount},
 			&cli.BoolFlag{Name: "persist", Usage: "only for the next boot"},
 			&cli.BoolFlag{Name: "runtime", Usage: "only now"},
-			&cli.BoolFlag{Name: "exact", Usage: "also lower what is reserved to what is asked for"},
+			&cli.BoolFlag{Name: "exact", Usage: "also reduce what is reserved to what is requested"},
 			&cli.StringFlag{Name: "connect", Usage: "libvirt connection `URI`", EnvVars: []string{"LIBVIRT_DEFAULT_URI"}, Value: libvirt.DefaultURI}),
 			changeFlags()...),
 	}
@@ -67,9 +67,9 @@ func HugepagesCommand() *cli.Command {
 		Name: "hugepages", Usage: "provision, show, verify or undo hugepages", Action: unknownVerb("hugepages"), Subcommands: []*cli.Command{
 			provisionCommand("provision"),
 			{Name: "show", Usage: "pools by node and size, mounts, and who uses pages (of others' processes: as root)", Action: showHugepages, Flags: outputFlags()},
-			{Name: "verify", Usage: "compare what was asked for with what the kernel gave", Action: verifyHugepages, Flags: outputFlags(),
-				Description: "EXIT CODES (of this command)\n   0 everything is there, or comes at the next boot   1 something is missing"},
-			{Name: "reserve", Usage: "reserve for this boot what was asked for before; for a unit at boot", Action: reserveHugepages,
+			{Name: "verify", Usage: "compare what was requested with what the kernel reserved", Action: verifyHugepages, Flags: outputFlags(),
+				Description: "EXIT CODES (of this command)\n   0 everything is reserved, or will be at the next boot   1 something is missing"},
+			{Name: "reserve", Usage: "reserve for this boot what was requested before (for the unit at boot)", Action: reserveHugepages,
 				Flags: append(outputFlags(), changeFlags()[:2]...)},
 			{Name: "undo", Usage: "undo what hugepages provision did", Action: undoHugepages, Flags: append(append(outputFlags(),
 				&cli.BoolFlag{Name: "force", Usage: "also revert files that were edited after vhostctl wrote them"}), changeFlags()...)},
@@ -251,7 +251,7 @@ func hugepagesTable(w io.Writer, r hugepages.Report) {
 	}
 	fmt.Fprintln(w)
 	if len(r.Users) == 0 {
-		fmt.Fprintln(w, "no process that can be seen uses hugepages")
+		fmt.Fprintln(w, "no visible process uses hugepages")
 		return
 	}
 	table(w, "PID COMMAND PAGES SIZE FILE", func(row func(...any)) {

@@ -25,7 +25,7 @@ const (
 )
 
 const description = `EXAMPLES
-   Who is connected, and why not:      vhostctl ports
+   The ports, and who is not ready:    vhostctl ports
    One port with all its counters:     vhostctl port show 0
    Rates, every second:                vhostctl stats --watch 1s
    A port with a socket of its own:    vhostctl port add vm1
@@ -84,14 +84,14 @@ func newApp() *cli.App {
 			{Name: "ports", Usage: "list the ports", Action: listPorts, Flags: outputFlags()},
 			{Name: "port", Usage: "show, add or remove a port", Action: unknownVerb("port"), Subcommands: []*cli.Command{
 				{Name: "show", Usage: "show one port", ArgsUsage: "NUMBER|NAME", Action: showPort, Flags: outputFlags()},
-				{Name: "add", Usage: "make a port with a socket of its own, also after a restart", ArgsUsage: "NAME", Action: addPort,
+				{Name: "add", Usage: "add a port with a socket of its own; it survives restarts", ArgsUsage: "NAME", Action: addPort,
 					Flags: outputFlags()},
 				{Name: "remove", Usage: "remove such a port and disconnect its guest", ArgsUsage: "NAME", Action: removePort,
 					Flags: outputFlags()},
 			}},
 			{Name: "stats", Usage: "show the counters", Action: showStats, Flags: append(outputFlags(),
-				&cli.DurationFlag{Name: "watch", Usage: "again every `INTERVAL`, with rates"})},
-			{Name: "fdb", Usage: "list the learned addresses", Action: showFDB, Flags: outputFlags()},
+				&cli.DurationFlag{Name: "watch", Usage: "repeat every `INTERVAL`, with rates"})},
+			{Name: "fdb", Usage: "list the learned MAC addresses", Action: showFDB, Flags: outputFlags()},
 			{Name: "version", Usage: "show the versions of vhostctl and switchd", Action: showVersion, Flags: outputFlags()},
 			AttachCommand(),
 			DetachCommand(),

@@ -234,7 +234,7 @@ func statsTable(w io.Writer, s control.Stats, before *control.Stats) {
 	budgetsTable(w, s.Budgets)
 }
 
-// uplinkTable shows the interface to the outside: its link, what passed on the wire (where it is a card of the switch's own), and what did not.
+// uplinkTable shows the uplink: its link, the counters of the wire (where it is a NIC of the switch's own), and what was lost.
 func uplinkTable(w io.Writer, u control.UplinkStats) {
 	link := "down"
 	if u.Carrier {

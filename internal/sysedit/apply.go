@@ -77,7 +77,7 @@ func (p *Plan) rollBack(done []change, cause error) error {
 	all := multierror.Append(nil, cause)
 	for i := len(done) - 1; i >= 0; i-- {
 		if err := p.store.put(done[i].real, done[i].old); err != nil {
-			all = multierror.Append(all, fmt.Errorf("putting %s back: %w; its original is in %s", done[i].path, err, p.store.dir(p.name)))
+			all = multierror.Append(all, fmt.Errorf("restoring %s: %w; its original is in %s", done[i].path, err, p.store.dir(p.name)))
 		}
 	}
 	if !p.undo && all.Len() == 1 {

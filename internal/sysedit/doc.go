@@ -10,7 +10,7 @@ import "errors"
 // Errors that callers test.
 var (
 	// ErrChanged says that a file is not as it was left: somebody changed it since. Undo with force overrides it.
-	ErrChanged = errors.New("changed by hand since")
+	ErrChanged = errors.New("edited since vhostctl wrote it")
 	// ErrNothing says that there is nothing to undo under that name.
 	ErrNothing = errors.New("nothing to undo")
 	// ErrBusy says that another process is changing files under the same state directory.

@@ -14,7 +14,7 @@ func securityChecks() []Check {
 		{ID: "apparmor", Group: "security", Title: "AppArmor lets libvirt use the wrapper", Scope: Host, Run: checkAppArmor},
 		{ID: "device-acl", Group: "security", Title: "QEMU can get the device of vhost-cuse", Scope: Host, Run: checkDeviceACL},
 		{ID: "qemu-namespaces", Group: "security", Title: "libvirt isolates QEMU's /dev", Scope: Host, Run: checkNamespaces},
-		{ID: "same-world", Group: "security", Title: "libvirt and switchd see the same files and users", Scope: Host, Run: checkSameWorld},
+		{ID: "same-world", Group: "security", Title: "libvirt and switchd share mount and user namespaces", Scope: Host, Run: checkSameWorld},
 	}
 }
 
@@ -193,7 +193,7 @@ func checkSameWorld(ctx context.Context, e *Env) Result {
 	seen, err := e.Files.Stat(fmt.Sprintf("/proc/%d/root%s", daemon.PID, e.SocketDir))
 	here, err2 := e.Files.Stat(fmt.Sprintf("/proc/%d/root%s", v.PID, e.SocketDir))
 	if err2 == nil && (err != nil || seen.Inode != here.Inode || seen.Device != here.Device) {
-		return fail("share "+e.SocketDir+" between both", "%s does not see switchd's sockets in %s", daemon.Comm, e.SocketDir)
+		return fail("bind-mount "+e.SocketDir+" into libvirt's container", "%s does not see switchd's sockets in %s", daemon.Comm, e.SocketDir)
 	}
 	return ok("same users, same sockets")
 }

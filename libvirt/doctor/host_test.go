@@ -246,7 +246,7 @@ var hostScenarios = []scenario{
 
 	{"same-world", "same", nil, OK, "", ""},
 	{"same-world", "users", func(r *rig) { r.files["/proc/700/ns/user"].link = "user:[2]" }, Warn, "user namespaces", "one container"},
-	{"same-world", "files", func(r *rig) { r.files["/proc/700/root/run/vhostkit/ports"].Inode = 9 }, Fail, "does not see", "share"},
+	{"same-world", "files", func(r *rig) { r.files["/proc/700/root/run/vhostkit/ports"].Inode = 9 }, Fail, "does not see", "bind-mount"},
 	{"same-world", "hidden", func(r *rig) { delete(r.files, "/proc/800/ns/user") }, Unknown, "root only", ""},
 	{"same-world", "no switchd", unreachable, NotApplicable, "", ""},
 

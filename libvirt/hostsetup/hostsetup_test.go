@@ -231,7 +231,7 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("without libvirt: %v", err)
 	}
 	h = newHost(t, map[string]string{appArmorAbstraction: "", "/etc/apparmor.d/local/abstractions/libvirt-qemu": blockBegin})
-	if _, err := Prepare(h.system, Options{}); err == nil || !strings.Contains(err.Error(), "repair it by hand") {
+	if _, err := Prepare(h.system, Options{}); err == nil || !strings.Contains(err.Error(), "fix it by hand") {
 		t.Errorf("a half block: %v", err)
 	}
 	if _, err := Prepare(newHost(t, map[string]string{}).system, Options{Wrapper: "/usr/bin/qemu-wrap", Source: "/no/such"}); err == nil {
