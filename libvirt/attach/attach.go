@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/go-multierror"
 
+	"vhostkit/internal/host"
 	"vhostkit/internal/sysedit"
 	"vhostkit/libvirt"
 	"vhostkit/libvirt/domainxml"
@@ -161,15 +162,12 @@ func (p *Plan) namer(ctx context.Context, r Request) (func(domainxml.Interface) 
 		case !control.IsNotFound(err):
 			return "", "", err
 		}
-		if len(socket) > maxSocketPath {
-			return "", "", fmt.Errorf("socket path %s has more than %d bytes: give switchd a shorter --socket-dir", socket, maxSocketPath)
+		if len(socket) > host.MaxSocketPath {
+			return "", "", fmt.Errorf("socket path %s has more than %d bytes: give switchd a shorter --socket-dir", socket, host.MaxSocketPath)
 		}
 		return name, socket, nil
 	}, nil
 }
-
-// maxSocketPath is what sun_path holds.
-const maxSocketPath = 107
 
 // PortName is the name of the port of a domain's interface.
 func PortName(domain string, index int) string {

@@ -6,12 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"vhostkit/internal/atomicfile"
+	"vhostkit/internal/host"
 )
 
 // Binder changes which driver has a card, and remembers which one had it.
@@ -164,12 +163,7 @@ func (b Binder) load(driver string) error {
 	}
 	load := b.LoadModule
 	if load == nil {
-		load = func(name string) error {
-			if out, err := exec.Command("modprobe", name).CombinedOutput(); err != nil {
-				return fmt.Errorf("modprobe %s: %w: %s", name, err, strings.TrimSpace(string(out)))
-			}
-			return nil
-		}
+		load = host.LoadModule
 	}
 	if err := load(driver); err != nil {
 		return fmt.Errorf("load the driver %s: %w", driver, err)
