@@ -15,6 +15,8 @@ import (
 
 	"github.com/BurntSushi/toml"
 	"golang.org/x/tools/txtar"
+
+	"vhostkit/switchd/control"
 )
 
 var update = flag.Bool("update", false, "write the results into the golden files")
@@ -273,7 +275,7 @@ func TestPortNames(t *testing.T) {
 	for _, guest := range []string{"vm1", "9vm", "a b/ö", strings.Repeat("x", 80)} {
 		r := &rewriter{names: map[string]bool{}, options: []option{newOption("name", "guest="+guest)}}
 		first := r.portName("hostnet0")
-		if second := r.portName("hostnet0"); second == first || len(second) > maxPortName {
+		if second := r.portName("hostnet0"); second == first || len(second) > control.MaxPortName {
 			t.Errorf("the second port of %s is %s, the first %s", guest, second, first)
 		}
 	}

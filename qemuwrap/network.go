@@ -9,9 +9,6 @@ import (
 	"vhostkit/switchd/control"
 )
 
-// maxPortName is the longest name that switchd gives a port.
-const maxPortName = 63
-
 // networks puts the selected tap interfaces on the switch.
 func (r *rewriter) networks() error {
 	if err := r.convertLegacyNetworks(); err != nil {
@@ -178,7 +175,7 @@ func (r *rewriter) portName(id string) string {
 	name := clean
 	for n := 2; r.names[name]; n++ {
 		suffix := "-" + strconv.Itoa(n)
-		name = clean[:min(len(clean), maxPortName-len(suffix))] + suffix
+		name = clean[:min(len(clean), control.MaxPortName-len(suffix))] + suffix
 	}
 	r.names[name] = true
 	return name

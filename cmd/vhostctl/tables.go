@@ -3,22 +3,14 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"sort"
 	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode"
 
-	"golang.org/x/sys/unix"
-
 	"vhostkit/switchd/control"
 )
-
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
-}
 
 // table writes rows in columns.
 func table(w io.Writer, header string, rows func(row func(cells ...any))) {
@@ -245,7 +237,7 @@ func statsTable(w io.Writer, s control.Stats, before *control.Stats) {
 	}
 }
 
-// uplinkTable shows the interface to the outside: its link, what passed on the wire (where it is a card of the switch's own), and what did not.
+// uplinkTable shows the uplink: its link, the counters of the wire (where it is a NIC of the switch's own), and what was lost.
 func uplinkTable(w io.Writer, u control.UplinkStats) {
 	link := "down"
 	if u.Carrier {

@@ -186,7 +186,7 @@ func checkFeatures(_ *Env, p plugged) Result {
 	case p.iface.Driver.Packed == "on" && port.Ring != "packed":
 		return warn("upgrade the guest's driver (Linux 5.0 or newer)", "packed='on', and the guest uses split rings")
 	case !has("VERSION_1"):
-		return warn("boot the guest: firmware such as iPXE is legacy, too; or upgrade its driver", "the guest uses the legacy interface: slower, and without packed rings")
+		return warn("boot the guest's OS (iPXE uses the legacy interface), or update its virtio driver", "the guest uses the legacy interface: slower, and without packed rings")
 	}
 	note := ""
 	if !slices.ContainsFunc(port.ProtocolFeatures, func(f string) bool { return strings.Contains(f, "LOG_SHMFD") }) {

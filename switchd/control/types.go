@@ -16,6 +16,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"vhostkit/internal/host"
 )
 
 // Errors that a Backend wraps to choose the status.
@@ -92,12 +94,7 @@ type Port struct {
 }
 
 // Peer is the process at the other end.
-type Peer struct {
-	PID  int    `json:"pid"`
-	UID  int    `json:"uid"`
-	GID  int    `json:"gid"`
-	Comm string `json:"comm"`
-}
+type Peer = host.Peer
 
 // MemoryRegion is a part of the guest's memory.
 type MemoryRegion struct {

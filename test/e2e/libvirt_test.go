@@ -53,7 +53,7 @@ func TestLibvirtAttach(t *testing.T) {
 	h.vhostctl(t, "attach", "a1", "--yes")
 	h.vhostctl(t, "attach", "a2", "--yes")
 	attached := h.inactive(t, "a1")
-	if out := h.vhostctl(t, "attach", "a1", "--yes"); !strings.Contains(out, "no change") || h.inactive(t, "a1") != attached {
+	if out := h.vhostctl(t, "attach", "a1", "--yes"); !strings.Contains(out, "nothing to do") || h.inactive(t, "a1") != attached {
 		t.Errorf("a second attach changes something: %s", out)
 	}
 

@@ -64,7 +64,7 @@ func bindCard(ctx context.Context, t *testing.T, g *guest.Guest) {
 	if out := hostRun(ctx, t, g, "/tmp/vhostctl", "nic", "bind", vtdCard); !strings.Contains(out, "the driver is now vfio-pci") {
 		t.Errorf("nic bind:\n%s", out)
 	}
-	if out := hostRun(ctx, t, g, "/tmp/vhostctl", "nic", "bind", vtdCard); !strings.Contains(out, "no change") {
+	if out := hostRun(ctx, t, g, "/tmp/vhostctl", "nic", "bind", vtdCard); !strings.Contains(out, "nothing to do") {
 		t.Errorf("nic bind again:\n%s", out)
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"vhostkit/hugepages/bytesize"
 	"vhostkit/hugepages/mount"
 	"vhostkit/hugepages/pool"
-	"vhostkit/templates/edit"
+	"vhostkit/internal/sysedit"
 )
 
 // needRoot ends the test where the kernel's pools cannot be changed. In CI that is a failure.
@@ -37,7 +37,7 @@ func needRoot(t *testing.T) pool.State {
 func realHost(t *testing.T) hugepages.Host {
 	t.Helper()
 	h := hugepages.System()
-	h.Store = edit.Store{Root: t.TempDir()}
+	h.Store = sysedit.Store{Root: t.TempDir()}
 	t.Cleanup(func() {
 		// A test that failed half way must not leave mounts behind.
 		for _, m := range mountsBelow(t, h.Store.Root) {

@@ -86,7 +86,7 @@ func TestSystemd(t *testing.T) {
 		write(t, root, "/boot/grub/grub.cfg", "")
 		write(t, root, "/usr/local/sbin/update-grub", "#!/bin/sh\n")
 		in(t, root, "chmod", "755", "/usr/local/sbin/update-grub")
-		in(t, root, "vhostctl", "provision-hugepages", "--persist", "--page-size", "2M", "--for-vms", "64M", "--for-switch", "16M", "--yes")
+		in(t, root, "vhostctl", "hugepages", "provision", "--persist", "--page-size", "2M", "--for-vms", "64M", "--for-switch", "16M", "--yes")
 	})
 	s := powerOn(ctx, t, m)
 	for _, part := range []struct {

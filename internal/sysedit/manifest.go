@@ -1,4 +1,4 @@
-package edit
+package sysedit
 
 import (
 	"crypto/sha256"

@@ -1,15 +1,16 @@
-package edit
+package sysedit
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/hashicorp/go-multierror"
 	"golang.org/x/sys/unix"
+
+	"vhostkit/internal/atomicfile"
 )
 
 // Plan is a set of changes that are made together.
@@ -76,7 +77,7 @@ func (p *Plan) rollBack(done []change, cause error) error {
 	all := multierror.Append(nil, cause)
 	for i := len(done) - 1; i >= 0; i-- {
 		if err := p.store.put(done[i].real, done[i].old); err != nil {
-			all = multierror.Append(all, fmt.Errorf("putting %s back: %w; its original is in %s", done[i].path, err, p.store.dir(p.name)))
+			all = multierror.Append(all, fmt.Errorf("restoring %s: %w; its original is in %s", done[i].path, err, p.store.dir(p.name)))
 		}
 	}
 	if !p.undo && all.Len() == 1 {
@@ -101,10 +102,7 @@ func (s Store) put(path string, f found) error {
 		if err := s.crashable("remove " + path); err != nil {
 			return err
 		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		return syncDir(filepath.Dir(path))
+		return atomicfile.Remove(path)
 	}
 	if err := s.crashable("directory of " + path); err != nil {
 		return err
@@ -112,34 +110,7 @@ func (s Store) put(path string, f found) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	if err := s.crashable("temporary " + path); err != nil {
-		return err
-	}
-	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".vhostkit-*")
-	if err != nil {
-		return err
-	}
-	moved := false
-	defer func() {
-		if !moved {
-			os.Remove(temporary.Name())
-		}
-	}()
-	if err := errors.Join(fill(temporary, path, f), temporary.Close()); err != nil {
-		return err
-	}
-	if err := s.crashable("rename " + path); err != nil {
-		moved = true // as after a crash, the temporary file stays
-		return err
-	}
-	if err := os.Rename(temporary.Name(), path); err != nil {
-		return err
-	}
-	moved = true
-	if err := s.crashable("sync " + path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return atomicfile.Replace(path, func(t *os.File) error { return fill(t, path, f) }, s.crashable)
 }
 
 func (s Store) crashable(step string) error {
@@ -163,10 +134,7 @@ func fill(t *os.File, path string, f found) error {
 	if err := unix.Fchmod(int(t.Fd()), uint32(f.mode)); err != nil {
 		return fmt.Errorf("mode: %w", err)
 	}
-	if err := copyAttributes(t, path); err != nil {
-		return err
-	}
-	return t.Sync()
+	return copyAttributes(t, path)
 }
 
 // copyAttributes keeps SELinux labels, ACLs and the like. What the file system refuses is let go.
@@ -193,18 +161,6 @@ func copyAttributes(t *os.File, path string) error {
 		}
 	}
 	return nil
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // lock keeps two processes from changing files under one state directory at the same time.

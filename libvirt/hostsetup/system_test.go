@@ -1,4 +1,4 @@
-package acl
+package hostsetup
 
 import (
 	"errors"
@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"vhostkit/templates/edit"
+	"vhostkit/internal/sysedit"
 )
 
 func TestCgroupVersions(t *testing.T) {
@@ -123,7 +123,7 @@ func TestInstalledQEMUConf(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := h.read(t, qemuConf); got == text || !strings.Contains(got, "\"/dev/usvhost\"") || strings.Contains(got, "\nuser = \"root\"\n") != root {
-			t.Errorf("as root %v:\n%s", root, edit.Diff("installed", "edited", []byte(text), []byte(got)))
+			t.Errorf("as root %v:\n%s", root, sysedit.Diff("installed", "edited", []byte(text), []byte(got)))
 		}
 		undo, err := Undo(h.system, false, false)
 		if err != nil {

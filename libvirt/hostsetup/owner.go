@@ -1,4 +1,4 @@
-package acl
+package hostsetup
 
 import (
 	"io/fs"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,45 +12,60 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"vhostkit/libvirt/acl"
-	"vhostkit/templates/edit"
+	"vhostkit/cmd/vhostctl/change"
+	"vhostkit/internal/sysedit"
+	"vhostkit/libvirt/hostsetup"
 )
 
-const aclDescription = `Lets libvirt's QEMU processes reach the switch: installs qemu-wrap beside QEMU, with QEMU's owner and mode, and adds what AppArmor,
+const hostSetupDescription = `Lets libvirt's QEMU processes reach the switch: installs qemu-wrap beside QEMU, with QEMU's owner and mode, and adds what AppArmor,
    udev, SELinux and libvirt's qemu.conf need. The devices of vhost-cuse are added to qemu.conf's list; --device none leaves it alone, which is enough for vhost-user.
    QEMU stays unprivileged: --as-root is there for set-ups of the old guide, and is not needed.
 
 EXAMPLES
-   Look first:                            vhostctl install-acl --dry-run
-   All of it:                             sudo vhostctl install-acl --restart
-   Two devices of switchd:                sudo vhostctl install-acl --device /dev/usvhost --device /dev/usvhost1 --restart
-   For vhost-user alone:                  sudo vhostctl install-acl --device none --restart
-   Everything as it was:                  sudo vhostctl install-acl --undo`
+   Preview:                               vhostctl host setup --dry-run
+   All of it:                             sudo vhostctl host setup --restart
+   Two devices of switchd:                sudo vhostctl host setup --device /dev/usvhost --device /dev/usvhost1 --restart
+   For vhost-user alone:                  sudo vhostctl host setup --device none --restart
+   Undo:                                  sudo vhostctl host setup --undo`
 
-// ACLCommand installs what libvirt's QEMUs need.
-func ACLCommand() *cli.Command {
+// HostCommand sets the host up.
+func HostCommand() *cli.Command {
 	return &cli.Command{
-		Name: "install-acl", Usage: "let libvirt's QEMU processes reach the switch", Description: aclDescription, Action: installACL,
+		Name: "host", Usage: "set this host up for libvirt's QEMU processes", Action: unknownVerb("host"),
+		Subcommands: []*cli.Command{hostSetupCommand("setup")},
+	}
+}
+
+// formerly makes a command answer to the name that it had; help does not show it.
+func formerly(c *cli.Command) *cli.Command {
+	c.Hidden = true
+	return c
+}
+
+// hostSetupCommand installs what libvirt's QEMU processes need.
+func hostSetupCommand(name string) *cli.Command {
+	return &cli.Command{
+		Name: name, Usage: "let libvirt's QEMU processes reach the switch", Description: hostSetupDescription, Action: setupHost,
 		Flags: append(outputFlags(),
 			&cli.StringSliceFlag{Name: "device", Usage: "vhost-cuse device `PATH` that QEMU may open, or none; repeatable (default: /dev/usvhost)"},
 			&cli.BoolFlag{Name: "as-root", Usage: "QEMU runs as root and keeps its capabilities (user, group, clear_emulator_capabilities)"},
 			&cli.StringFlag{Name: "wrapper", Usage: "`PATH` where qemu-wrap is installed; empty: not at all", Value: "/usr/bin/qemu-wrap"},
 			&cli.StringFlag{Name: "source", Usage: "the qemu-wrap `FILE` to install (default: beside vhostctl)"},
 			&cli.BoolFlag{Name: "restart", Usage: "restart libvirt afterwards"},
-			&cli.BoolFlag{Name: "undo", Usage: "put everything back as it was"},
-			&cli.BoolFlag{Name: "force", Usage: "with --undo: also files that were changed since"},
-			&cli.BoolFlag{Name: "dry-run", Usage: "show what would be done, do nothing"},
+			&cli.BoolFlag{Name: "undo", Usage: "undo everything that was set up"},
+			&cli.BoolFlag{Name: "force", Usage: "with --undo: also revert files that were edited after vhostctl wrote them"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "preview: show what would be done, do nothing"},
 			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"},
 			&cli.StringFlag{Name: "root", Usage: "work on the system below this `DIR`; commands are shown, not run"}),
 	}
 }
 
-func installACL(c *cli.Context) error {
+func setupHost(c *cli.Context) error {
 	if _, err := arguments(c); err != nil {
 		return err
 	}
-	system := acl.System{
-		Store: edit.Store{Root: c.String("root")},
+	system := hostsetup.System{
+		Store: sysedit.Store{Root: c.String("root")},
 		Run: func(argv ...string) (string, error) {
 			out, err := exec.CommandContext(c.Context, argv[0], argv[1:]...).CombinedOutput()
 			return string(out), err
@@ -59,44 +75,25 @@ func installACL(c *cli.Context) error {
 			return err == nil && c.String("root") == ""
 		},
 	}
-	plan, err := prepareACL(c, system)
-	if errors.Is(err, acl.ErrOptions) {
+	plan, err := prepareHostSetup(c, system)
+	if errors.Is(err, hostsetup.ErrOptions) {
 		return &usageError{err}
 	}
 	if err != nil {
-		return err
+		return change.Explain(err)
 	}
-	text := c.String("output") != "json"
-	if text {
-		printACL(os.Stdout, plan)
-	}
-	if plan.Empty() || c.Bool("dry-run") {
-		return show(c, plan, func(io.Writer, *acl.Plan) {})
-	}
-	if err := confirm(c, "Do this?"); err != nil {
-		return err
-	}
-	err = plan.Apply(func(line string) {
-		if text {
-			fmt.Println(line)
-		}
+	return runChange(c, change.Change{
+		Empty:  plan.Empty(),
+		Show:   func(w io.Writer) { printHostSetup(w, plan) },
+		Apply:  func(_ context.Context, progress func(string)) error { return plan.Apply(progress) },
+		Report: func(io.Writer, bool) {},
+		Result: func(bool) any { return plan },
 	})
-	if errors.Is(err, os.ErrPermission) {
-		return fmt.Errorf("%w (try sudo)", err)
-	}
-	if err != nil {
-		return err
-	}
-	return show(c, plan, func(io.Writer, *acl.Plan) {})
 }
 
-func prepareACL(c *cli.Context, system acl.System) (*acl.Plan, error) {
+func prepareHostSetup(c *cli.Context, system hostsetup.System) (*hostsetup.Plan, error) {
 	if c.Bool("undo") {
-		plan, err := acl.Undo(system, c.Bool("force"), c.Bool("restart"))
-		if errors.Is(err, edit.ErrChanged) {
-			err = fmt.Errorf("%w (--force puts the originals back all the same)", err)
-		}
-		return plan, err
+		return hostsetup.Undo(system, c.Bool("force"), c.Bool("restart"))
 	}
 	source := c.String("source")
 	if source == "" {
@@ -106,14 +103,14 @@ func prepareACL(c *cli.Context, system acl.System) (*acl.Plan, error) {
 		}
 		source = filepath.Join(filepath.Dir(self), "qemu-wrap")
 	}
-	return acl.Prepare(system, acl.Options{
+	return hostsetup.Prepare(system, hostsetup.Options{
 		Devices: devices(c), AsRoot: c.Bool("as-root"), Wrapper: c.String("wrapper"), Source: source, Restart: c.Bool("restart"),
 	})
 }
 
-func printACL(w io.Writer, p *acl.Plan) {
+func printHostSetup(w io.Writer, p *hostsetup.Plan) {
 	if p.Empty() {
-		fmt.Fprintln(w, "no change: everything is in place")
+		fmt.Fprintln(w, "nothing to do, already configured")
 	} else {
 		fmt.Fprint(w, p.Diff())
 		for _, line := range p.Changes {

@@ -1,4 +1,4 @@
-package acl
+package hostsetup
 
 import (
 	"fmt"
@@ -117,7 +117,7 @@ func (p *planner) undoCommands() {
 	if p.done.Mount != "" {
 		mounts, _ := p.read("/proc/mounts")
 		if strings.Contains(mounts, " "+p.done.Mount+" cgroup ") {
-			p.command("install-acl mounted it", "umount", p.done.Mount)
+			p.command("vhostctl host setup mounted it", "umount", p.done.Mount)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package acl
+package hostsetup
 
 import (
 	"errors"
@@ -92,7 +92,7 @@ func (p *planner) block(path, lines string) error {
 	if i := strings.Index(text, blockBegin); i >= 0 {
 		n := strings.Index(text[i:], blockEnd)
 		if n < 0 {
-			return fmt.Errorf("%s has the line %q without %q: repair it by hand", path, strings.TrimSpace(blockBegin), strings.TrimSpace(blockEnd))
+			return fmt.Errorf("%s has the line %q without %q: fix it by hand", path, strings.TrimSpace(blockBegin), strings.TrimSpace(blockEnd))
 		}
 		before, after = text[:i], text[i+n+len(blockEnd):]
 	} else if text != "" && !strings.HasSuffix(text, "\n") {

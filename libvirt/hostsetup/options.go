@@ -1,4 +1,4 @@
-package acl
+package hostsetup
 
 import (
 	"encoding/json"
@@ -14,7 +14,7 @@ import (
 )
 
 // ErrOptions says that what was asked for cannot be installed.
-var ErrOptions = errors.New("cannot be installed so")
+var ErrOptions = errors.New("unsupported options")
 
 // plainPath is what stands in rules of AppArmor and udev, and in qemu.conf, without being quoted or meaning a pattern.
 var plainPath = regexp.MustCompile(`^(/[A-Za-z0-9_+:@.-]+)+$`)

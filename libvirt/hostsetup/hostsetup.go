@@ -1,6 +1,6 @@
-// Package acl installs what libvirt's QEMU processes need to reach the switch: qemu.conf, a udev rule, AppArmor's and SELinux' rules, and
+// Package hostsetup installs what libvirt's QEMU processes need to reach the switch: qemu.conf, a udev rule, AppArmor's and SELinux' rules, and
 // the wrapper beside QEMU. It is planned first, done in one step, and can be undone.
-package acl
+package hostsetup
 
 import (
 	"errors"
@@ -10,9 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 
+	"vhostkit/internal/sysedit"
 	"vhostkit/libvirt/qemuconf"
 	"vhostkit/templates"
-	"vhostkit/templates/edit"
 )
 
 // name of the edits in the store.
@@ -40,7 +40,7 @@ type Options struct {
 
 // System is where it is installed. Tests replace it.
 type System struct {
-	Store edit.Store
+	Store sysedit.Store
 	// Run runs a command and returns its output. It is not called for a plan.
 	Run func(argv ...string) (string, error)
 	// Find tells whether a program is there.
@@ -60,7 +60,7 @@ type Plan struct {
 	Commands []Command `json:"commands"`
 	Notes    []string  `json:"notes"`
 
-	edits *edit.Plan
+	edits *sysedit.Plan
 	run   func(argv ...string) (string, error)
 }
 
@@ -74,7 +74,7 @@ func (p *Plan) Diff() string { return p.edits.Diff() }
 type planner struct {
 	system  System
 	options Options
-	files   []edit.File
+	files   []sysedit.File
 	plan    *Plan
 	wrapped wrapConfig
 	done    done // what commands have done, now or before
@@ -113,7 +113,7 @@ func Undo(s System, force bool, restart bool) (*Plan, error) {
 		return nil, err
 	}
 	p := &planner{system: s, options: Options{Restart: restart}, plan: &Plan{
-		Files: append([]string{}, edits.Paths()...), Changes: []string{"everything: as it was before install-acl"}, Commands: []Command{}, Notes: []string{},
+		Files: append([]string{}, edits.Paths()...), Changes: []string{"everything that vhostctl host setup did is undone"}, Commands: []Command{}, Notes: []string{},
 		edits: edits, run: s.Run,
 	}}
 	if err := p.loadDone(); err != nil {
@@ -157,7 +157,7 @@ func (p *planner) read(path string) (string, error) {
 }
 
 func (p *planner) put(path, content string, mode fs.FileMode) {
-	p.files = append(p.files, edit.File{Path: path, Content: []byte(content), Mode: mode})
+	p.files = append(p.files, sysedit.File{Path: path, Content: []byte(content), Mode: mode})
 }
 
 func (p *planner) qemuConf() error {
@@ -213,7 +213,7 @@ func (p *planner) wrapper() error {
 	} else {
 		p.plan.Notes = append(p.plan.Notes, "no QEMU was found to take owner and mode from: the wrapper gets root's and 0755")
 	}
-	p.files = append(p.files, edit.File{Path: p.options.Wrapper, Content: content, Mode: mode, UID: uid, GID: gid, ForceMode: true})
+	p.files = append(p.files, sysedit.File{Path: p.options.Wrapper, Content: content, Mode: mode, UID: uid, GID: gid, ForceMode: true})
 	p.plan.Changes = append(p.plan.Changes, p.options.Wrapper+": the wrapper, with QEMU's owner and mode")
 	return nil
 }

@@ -1,4 +1,4 @@
-package acl
+package hostsetup
 
 import (
 	"errors"
@@ -10,8 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"vhostkit/internal/sysedit"
 	"vhostkit/libvirt/qemuconf"
-	"vhostkit/templates/edit"
 )
 
 const conf = "# libvirt\n#cgroup_controllers = [ \"cpu\", \"devices\" ]\n#cgroup_device_acl = [\n#    \"/dev/null\", \"/dev/kvm\"\n#]\n#user = \"me\"\n"
@@ -36,7 +36,7 @@ func newHost(t *testing.T, files map[string]string) *host {
 		t.Fatal(err)
 	}
 	h.system = System{
-		Store: edit.Store{Root: h.root}, Find: func(string) bool { return true },
+		Store: sysedit.Store{Root: h.root}, Find: func(string) bool { return true },
 		Run: func(argv ...string) (string, error) { h.ran = append(h.ran, argv); return "", nil },
 	}
 	return h
@@ -65,7 +65,7 @@ func (h *host) files(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{}
 	err := filepath.WalkDir(h.root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || strings.Contains(path, edit.DefaultState) {
+		if err != nil || d.IsDir() || strings.Contains(path, sysedit.DefaultState) {
 			return err
 		}
 		data, err := os.ReadFile(path)
@@ -144,7 +144,7 @@ func TestInstallAndUndo(t *testing.T) {
 	if after := h.files(t); !maps.Equal(before, after) {
 		t.Errorf("undo left %q, want %q", after, before)
 	}
-	if _, err := Undo(h.system, false, false); !errors.Is(err, edit.ErrNothing) {
+	if _, err := Undo(h.system, false, false); !errors.Is(err, sysedit.ErrNothing) {
 		t.Errorf("undo twice: %v", err)
 	}
 }
@@ -231,7 +231,7 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("without libvirt: %v", err)
 	}
 	h = newHost(t, map[string]string{appArmorAbstraction: "", "/etc/apparmor.d/local/abstractions/libvirt-qemu": blockBegin})
-	if _, err := Prepare(h.system, Options{}); err == nil || !strings.Contains(err.Error(), "repair it by hand") {
+	if _, err := Prepare(h.system, Options{}); err == nil || !strings.Contains(err.Error(), "fix it by hand") {
 		t.Errorf("a half block: %v", err)
 	}
 	if _, err := Prepare(newHost(t, map[string]string{}).system, Options{Wrapper: "/usr/bin/qemu-wrap", Source: "/no/such"}); err == nil {
