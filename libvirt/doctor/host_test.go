@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vhostkit/switchd/control"
+	"vhostkit/switchd/control/names"
 )
 
 const hostPool = hostPools + "/hugepages-2048kB/"
@@ -261,7 +262,7 @@ var hostScenarios = []scenario{
 	{"switchd-version", "down", unreachable, NotApplicable, "", ""},
 
 	{"uplink", "up", nil, OK, "vhk0 (tap), MTU 1500", ""},
-	{"uplink", "none", func(r *rig) { r.sw.after.Uplink = control.UplinkStats{Driver: "none"} }, NotApplicable, "none", ""},
+	{"uplink", "none", func(r *rig) { r.sw.after.Uplink = control.UplinkStats{Driver: names.UplinkNone} }, NotApplicable, "none", ""},
 	{"uplink", "down", func(r *rig) { r.sw.after.Uplink.Up = false }, Fail, "is down", "ip link set vhk0 up"},
 	{"uplink", "no carrier", func(r *rig) { r.sw.after.Uplink.Carrier = false }, Warn, "no carrier", "cable"},
 	{"uplink", "losing", func(r *rig) { r.sw.before.Uplink.Full, r.sw.after.Uplink.Full = 5, 9 }, Warn, "9 had no room", "ip -s link"},

@@ -10,6 +10,7 @@ import (
 
 	"vhostkit/internal/version"
 	"vhostkit/switchd/control"
+	"vhostkit/switchd/control/names"
 	"vhostkit/switchd/forward"
 	"vhostkit/switchd/uplink"
 	"vhostkit/switchd/vhost/user"
@@ -81,12 +82,12 @@ func (p *adapter) describe(st forward.PortStats) control.Port {
 		Workers: append([]int{}, st.Workers...), Connected: &p.since,
 		Peer:     &control.Peer{PID: c.Peer.PID, UID: c.Peer.UID, GID: c.Peer.GID, Comm: c.Peer.Comm},
 		Features: append([]string{}, u.Features.Names()...), FeaturesHex: fmt.Sprintf("%#x", uint64(u.Features)),
-		ProtocolFeatures: append([]string{}, user.ProtocolFeatureNames(u.ProtocolFeatures)...), Ring: "split",
+		ProtocolFeatures: append([]string{}, user.ProtocolFeatureNames(u.ProtocolFeatures)...), Ring: names.RingSplit,
 		Memory: append([]control.MemoryRegion{}, memory...), MTU: mtu, Queues: []control.Queue{},
 	}
 	port.State, port.Reason = state(st, waiting)
 	if u.Features.Has(virtio.VIRTIO_F_RING_PACKED) {
-		port.Ring = "packed"
+		port.Ring = names.RingPacked
 	}
 	if st.Failure != nil {
 		port.Error = st.Failure.Error()
@@ -149,7 +150,7 @@ func (d *Daemon) FDB() []control.FDBEntry {
 // Stats gives all counters.
 func (d *Daemon) Stats() control.Stats {
 	s := control.Stats{UptimeSeconds: time.Since(d.started).Seconds(), Ports: d.Ports(), Workers: []control.Worker{}}
-	s.Uplink = control.UplinkStats{Name: "none", Driver: "none"}
+	s.Uplink = control.UplinkStats{Name: names.UplinkNone, Driver: names.UplinkNone}
 	if d.uplink != nil {
 		s.Uplink.Name, s.Uplink.Driver = d.uplink.Name(), d.uplink.Driver()
 		if link, err := d.uplink.Link(); err == nil {
