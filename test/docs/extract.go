@@ -1,4 +1,5 @@
-// Package docs checks the documents: each command that they show is run by a test, or marked as not and parsed at least; links lead somewhere.
+// Package docs checks the documents: each command that they show is run by a test, or marked as not and parsed at
+// least; links lead somewhere.
 //
 // A comment before a block says how it is checked:
 //
@@ -47,7 +48,7 @@ func Blocks(file, text string) (blocks []Block, err error) {
 			indent, _, _ = strings.Cut(line, "`")
 			b = &Block{File: file, Line: i + 1, Kind: trimmed[3:], Test: test, Why: why}
 			if b.Kind == "" || b.Kind != "text" && test == "" && why == "" {
-				return nil, fmt.Errorf("%v: the block has no kind, or no comment before it that says how it is checked", b)
+				return nil, fmt.Errorf("%v: the block has no kind, or no comment that says how it is checked", b)
 			}
 			test, why = "", ""
 		case comment.MatchString(line):
@@ -67,7 +68,8 @@ func Blocks(file, text string) (blocks []Block, err error) {
 	return blocks, nil
 }
 
-// Commands splits a script into its commands, each into words: comments, pipes and redirections end one; "\" joins lines.
+// Commands splits a script into its commands, each into words: comments, pipes and redirections end one; "\" joins
+// lines.
 func Commands(script string) (commands [][]string) {
 	var words []string
 	word, quoted := "", false
@@ -116,7 +118,8 @@ func Commands(script string) (commands [][]string) {
 	return commands
 }
 
-// Ours is a command without sudo, variables and the program's directory; ok tells whether it is one of this project's programs, or make.
+// Ours is a command without sudo, variables and the program's directory; ok tells whether it is one of this project's
+// programs, or make.
 func Ours(words []string) (command []string, ok bool) {
 	for len(words) > 0 && (words[0] == "sudo" || regexp.MustCompile(`^[A-Z_]+=`).MatchString(words[0])) {
 		words = words[1:]

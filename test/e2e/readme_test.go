@@ -16,8 +16,8 @@ import (
 	"vhostkit/test/guest"
 )
 
-// TestFirstGuests types what the README shows for the first two guests: they boot, and one pings the other. Without KVM the lines are changed as
-// the README says.
+// TestFirstGuests types what the README shows for the first two guests: they boot, and one pings the other. Without KVM
+// the lines are changed as the README says.
 func TestFirstGuests(t *testing.T) {
 	text, err := os.ReadFile("../../README.md")
 	if err != nil {
@@ -67,7 +67,8 @@ func TestFirstGuests(t *testing.T) {
 	}
 	for i, c := range consoles {
 		address := []string{"inet 10.77.0.1/24", "inet 10.77.0.2/24"}[i]
-		for end := time.Now().Add(2 * time.Minute); !strings.Contains(c.String(), address); time.Sleep(100 * time.Millisecond) {
+		end := time.Now().Add(2 * time.Minute)
+		for ; !strings.Contains(c.String(), address); time.Sleep(100 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("guest %d does not boot:\n%s", i+1, tail(c.String(), 40))
 			}
