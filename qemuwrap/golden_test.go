@@ -142,8 +142,9 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// TestGuide: the example line of the guide becomes the guide's result line, compared as components, because the order of options means
-// nothing to QEMU. The descriptor's number is the one that was opened.
+// TestGuide: the example in the guide to DPDK's vhost sample (docs/dpdk-compat.md, 4) becomes the result shown there,
+// compared as components, because the order of options means nothing to QEMU. The descriptor's number is the one that
+// was opened.
 func TestGuide(t *testing.T) {
 	const given = "-machine pc-i440fx-1.4,accel=kvm,usb=off -cpu SandyBridge -smp 4,sockets=4,cores=1,threads=1 " +
 		"-netdev tap,id=hostnet1,vhost=on -device virtio-net-pci,netdev=hostnet1,id=net1 -hda disk.img -m 4096"

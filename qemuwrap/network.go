@@ -181,7 +181,7 @@ func (r *rewriter) portName(id string) string {
 	return name
 }
 
-// offloadsOff is what the guide turns off, in its order.
+// offloadsOff is what the guide to DPDK's vhost sample turns off, in its order (docs/dpdk-compat.md, 4).
 var offloadsOff = []string{"csum", "gso", "guest_tso4", "guest_tso6", "guest_ecn"}
 
 // offloads turns the offloads off on every virtio-net device of a rewritten netdev, wherever it stands.

@@ -19,7 +19,7 @@ import (
 
 const hostSetupDescription = `Lets libvirt's QEMU processes reach the switch: installs qemu-wrap beside QEMU, with QEMU's owner and mode, and adds what AppArmor,
    udev, SELinux and libvirt's qemu.conf need. The devices of vhost-cuse are added to qemu.conf's list; --device none leaves it alone, which is enough for vhost-user.
-   QEMU stays unprivileged: --as-root is there for set-ups of the old guide, and is not needed.
+   QEMU stays unprivileged: --as-root is there for set-ups by the guide to DPDK's vhost sample, and is not needed.
 
 EXAMPLES
    Preview:                               vhostctl host setup --dry-run
@@ -125,7 +125,7 @@ func printHostSetup(w io.Writer, p *hostsetup.Plan) {
 	}
 }
 
-// devices are the vhost-cuse devices: those named, or the old guide's.
+// devices are the vhost-cuse devices: those named, or that of the guide to DPDK's vhost sample.
 func devices(c *cli.Context) []string {
 	switch list := c.StringSlice("device"); {
 	case len(list) == 0:

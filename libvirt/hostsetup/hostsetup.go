@@ -32,7 +32,7 @@ const (
 // Options say what to install.
 type Options struct {
 	Devices []string // vhost-cuse devices that libvirt and QEMU may open
-	AsRoot  bool     // QEMU runs as root with its capabilities, as the old guide has it
+	AsRoot  bool     // QEMU runs as root with its capabilities, as the guide to DPDK's vhost sample has it
 	Wrapper string   // where the wrapper goes; empty: none
 	Source  string   // the wrapper's file
 	Restart bool     // restart libvirt afterwards

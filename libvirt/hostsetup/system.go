@@ -122,7 +122,7 @@ func (p *planner) undoCommands() {
 	}
 }
 
-// devicesMount is where the old guide mounts the controller.
+// devicesMount is where the guide to DPDK's vhost sample mounts the controller.
 const devicesMount = "/dev/cgroup"
 
 // cgroups mounts the devices controller where libvirt can only guard devices by it: with cgroup v1.

@@ -59,8 +59,8 @@ func testpmd(t *testing.T, prefix string, vdevs []string, app ...string) *proc.B
 	return out
 }
 
-// TestTestpmdMatrix is evidence (c): every kind of ring that DPDK's virtio_user drives. Numbered frames go from a front-end through the switch
-// to testpmd, which sends them back: content, order, loss.
+// TestTestpmdMatrix (docs/dpdk-compat.md, 5): every kind of ring that DPDK's virtio_user drives. Numbered frames go
+// from a front-end through the switch to testpmd, which sends them back: content, order, loss.
 func TestTestpmdMatrix(t *testing.T) {
 	n := 0
 	for _, packed := range []int{0, 1} {

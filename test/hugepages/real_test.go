@@ -142,7 +142,8 @@ func TestReal(t *testing.T) {
 	}
 }
 
-// TestRealGuide makes the guide's set-up on this machine: a page of 1 GiB on the default mount, pages of 2 MiB beside it.
+// TestRealGuide makes the set-up of the guide to DPDK's vhost sample (docs/dpdk-compat.md, 4) on this machine: a page
+// of 1 GiB on the default mount, pages of 2 MiB beside it.
 func TestRealGuide(t *testing.T) {
 	state := needRoot(t)
 	restorePools(t, state)

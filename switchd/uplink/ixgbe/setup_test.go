@@ -10,7 +10,7 @@ import (
 	"vhostkit/switchd/uplink/ixgbe/regs"
 )
 
-// The registers that the old switch's set-up left behind, where ours must agree with it.
+// The registers that the set-up of DPDK's vhost sample left behind, where ours must agree with it.
 func TestSetUpLikeTheOldSwitch(t *testing.T) {
 	for _, loop := range []bool{false, true} {
 		t.Run(fmt.Sprintf("loopback=%v", loop), func(t *testing.T) {
