@@ -14,6 +14,7 @@ import (
 
 	"vhostkit/test/docs"
 	"vhostkit/test/guest"
+	"vhostkit/test/internal/proc"
 )
 
 // TestFirstGuests types what the README shows for the first two guests: they boot, and one pings the other. Without KVM
@@ -36,7 +37,7 @@ func TestFirstGuests(t *testing.T) {
 	if accelerator(t) != "kvm" {
 		replace = append(replace, "-accel kvm", "-accel tcg")
 	}
-	var consoles []*lockedBuffer
+	var consoles []*proc.Buffer
 	var keyboard io.Writer
 	for _, b := range blocks {
 		if b.Test != "guest" {
@@ -48,7 +49,7 @@ func TestFirstGuests(t *testing.T) {
 		}
 		cmd := exec.Command("/bin/sh", "-c", line)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		console := &lockedBuffer{}
+		console := &proc.Buffer{}
 		cmd.Stdout, cmd.Stderr = console, console
 		if keyboard, err = cmd.StdinPipe(); err != nil {
 			t.Fatal(err)
@@ -70,7 +71,7 @@ func TestFirstGuests(t *testing.T) {
 		end := time.Now().Add(2 * time.Minute)
 		for ; !strings.Contains(c.String(), address); time.Sleep(100 * time.Millisecond) {
 			if time.Now().After(end) {
-				t.Fatalf("guest %d does not boot:\n%s", i+1, tail(c.String(), 40))
+				t.Fatalf("guest %d does not boot:\n%s", i+1, proc.Tail(c.String(), 40))
 			}
 		}
 	}

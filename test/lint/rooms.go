@@ -13,20 +13,18 @@ var io = []string{"os", "net", "syscall", "log", "io/fs", "golang.org/x/sys/unix
 
 // plan says which way imports run: downwards. Rows are in the order of ARCHITECTURE.md's rooms.
 var plan = []room{
-	// qemu-wrap takes the version from package switchd until that is a package of its own.
-	{"cmd/qemu-wrap", []string{"qemuwrap", "switchd", "switchd/control", "templates", "internal/..."}, nil},
+	{"cmd/qemu-wrap", []string{"qemuwrap", "switchd/control", "templates", "internal/..."}, nil},
 	{"cmd/switchd", []string{"switchd/...", "templates/...", "internal/..."}, nil},
-	{"cmd/vhostctl/...", []string{"hugepages/...", "libvirt/...", "switchd", "switchd/control", "switchd/pci", "templates/...", "internal/..."}, nil},
+	{"cmd/vhostctl/...", []string{"hugepages/...", "libvirt/...", "switchd/config", "switchd/control", "switchd/pci", "templates/...", "internal/..."}, nil},
 
 	{"internal/...", nil, nil},
 	{"templates/...", []string{"internal/..."}, nil},
 	{"hugepages/...", []string{"templates/...", "internal/..."}, nil},
 	{"hugepages/guests", []string{"hugepages/...", "libvirt", "libvirt/domainxml", "internal/..."}, nil},
-	{"libvirt/...", []string{"qemuwrap", "switchd/control", "templates/...", "internal/..."}, nil},
+	{"libvirt/...", []string{"qemuwrap", "switchd/control/...", "templates/...", "internal/..."}, nil},
 	{"qemuwrap/...", []string{"switchd/control", "internal/..."}, nil},
 
 	// Those that wire everything.
-	{"switchd", []string{"switchd/...", "internal/..."}, nil},
 	{"switchd/daemon/...", []string{"switchd/...", "internal/..."}, nil},
 	{"switchd/config/...", []string{"switchd/...", "internal/..."}, []string{"net/http"}},
 
@@ -37,17 +35,17 @@ var plan = []room{
 
 	{"switchd/budget", nil, nil},
 	{"switchd/eventfd", nil, nil},
-	{"switchd/logging", nil, nil},
+	{"switchd/logging", []string{"internal/term"}, nil},
 	{"switchd/ticks", nil, []string{"os", "net"}},
 	{"switchd/unixsocket", []string{"internal/..."}, nil},
 	{"switchd/foreign", []string{"switchd/budget"}, nil},
 	{"switchd/guestmem", []string{"switchd/budget", "switchd/foreign"}, nil},
-	{"switchd/virtio", []string{"switchd/guestmem"}, []string{"os", "net", "log"}},
+	{"switchd/virtio", []string{"switchd/guestmem", "switchd/control/names"}, []string{"os", "net", "log"}},
 
 	// A device does not know who forwards, and the other way round: the daemon puts an adapter between them.
-	{"switchd/vhost", []string{"switchd/budget", "switchd/foreign", "switchd/guestmem", "switchd/virtio", "switchd/vhost/position"}, []string{"net"}},
+	{"switchd/vhost", []string{"switchd/budget", "switchd/foreign", "switchd/guestmem", "switchd/virtio", "switchd/vhost/position", "switchd/control/names"}, []string{"net"}},
 	{"switchd/vhost/...", []string{
-		"switchd/budget", "switchd/foreign", "switchd/guestmem", "switchd/unixsocket", "switchd/virtio", "switchd/vhost/...", "internal/...",
+		"switchd/budget", "switchd/foreign", "switchd/guestmem", "switchd/unixsocket", "switchd/virtio", "switchd/vhost/...", "switchd/control/names", "internal/...",
 	}, nil},
 	// No sockets, files, registers, libvirt or metrics.
 	{"switchd/forward/...", []string{
@@ -59,6 +57,8 @@ var plan = []room{
 	{"switchd/uplink/ixgbe/regs", nil, []string{"os", "net"}},
 	{"switchd/pci/...", []string{"switchd/guestmem", "internal/..."}, nil},
 
+	// Words that programs compare: those who speak them and those who listen have them from one place.
+	{"switchd/control/names", nil, io},
 	{"switchd/control/...", []string{"switchd/budget", "switchd/unixsocket", "internal/..."}, nil},
 	// What shows and tells knows the control interface only.
 	{"switchd/metrics/...", []string{"switchd/control", "internal/..."}, nil},
@@ -72,10 +72,10 @@ var outside = map[string][]string{
 	"libvirt.org/go/libvirt":             {"libvirt"},
 	"libvirt.org/go/libvirtxml":          {"libvirt/...", "hugepages/guests", "test/..."},
 	"github.com/urfave/cli":              {"cmd/...", "templates/man", "switchd/config/..."},
-	"github.com/coreos/go-systemd":       {"switchd", "switchd/daemon/..."},
+	"github.com/coreos/go-systemd":       {"switchd/daemon/..."},
 	"github.com/prometheus":              {"switchd/metrics/..."},
 	"golang.org/x/tools":                 {"test/lint"},
-	"github.com/rogpeppe/go-internal":    {"templates/edit", "internal/sysedit", "test/..."},
-	"github.com/BurntSushi/toml":         {"switchd", "switchd/config/...", "qemuwrap", "libvirt/...", "internal/..."},
+	"github.com/rogpeppe/go-internal":    {"internal/sysedit", "test/..."},
+	"github.com/BurntSushi/toml":         {"switchd/config/...", "qemuwrap", "libvirt/...", "internal/..."},
 	"github.com/hashicorp/go-multierror": {"hugepages/...", "libvirt/...", "switchd/...", "templates/...", "internal/..."},
 }
