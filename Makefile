@@ -3,13 +3,14 @@
 SHELL := /bin/bash
 GO := test/setup/go.sh
 VERSION := $(shell git -c safe.directory='$(CURDIR)' describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X vhostkit/switchd.Version=$(VERSION)
+LDFLAGS := -s -w -X vhostkit/internal/version.Version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 KEEP_ENV := VHOSTKIT_CACHE,VHOSTKIT_AGENT,VHOSTKIT_KERNEL,VHOSTKIT_MODULES,VHOSTKIT_QEMU,VHOSTKIT_ACCEL,NO_COLOR
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=$(KEEP_ENV))
 CACHE := $(shell . test/setup/lib.sh && cache_dir)
 # Everything that is not end to end; those tests run on their own, with the machine to themselves.
 UNIT = $(shell $(GO) list ./... 2>/dev/null | grep -v -e /test/e2e -e /test/bench -e /test/packages -e /test/cold -e /test/attacks)
+E2E := ./test/e2e/... ./test/attacks/... ./test/cold/... ./test/packages/... ./test/bench/...
 FUZZTIME ?= 10m
 # cgo is for libvirt's library alone, which vhostctl loads when it runs: neither it nor its headers are needed for building.
 export CGO_ENABLED ?= 0
@@ -55,6 +56,9 @@ install: man ## programs, units, manual pages, completion; DESTDIR and PREFIX (/
 	install -m 644 systemd/tmpfiles.d/vhostkit.conf $(LIB)/tmpfiles.d
 	install -m 644 templates/usvhost.rules $(LIB)/udev/rules.d/60-vhostkit.rules
 	install -m 644 bin/man/*.8 $(SHARE)/man/man8
+	umask 022; bin/switchd --completion bash >$(SHARE)/bash-completion/completions/switchd
+	umask 022; bin/switchd --completion zsh >$(SHARE)/zsh/site-functions/_switchd
+	umask 022; bin/switchd --completion fish >$(SHARE)/fish/vendor_completions.d/switchd.fish
 	umask 022; bin/vhostctl completion bash >$(SHARE)/bash-completion/completions/vhostctl
 	umask 022; bin/vhostctl completion zsh >$(SHARE)/zsh/site-functions/_vhostctl
 	umask 022; bin/vhostctl completion fish >$(SHARE)/fish/vendor_completions.d/vhostctl.fish
@@ -70,7 +74,8 @@ uninstall: ## what install put there
 	rm -f $(SBIN)/switchd $(SBIN)/vhostctl $(SBIN)/qemu-wrap $(LIB)/systemd/system/switchd.service $(LIB)/systemd/system/switchd.socket \
 		$(LIB)/systemd/system/vhostkit-hugepages.service $(LIB)/sysusers.d/vhostkit.conf $(LIB)/tmpfiles.d/vhostkit.conf \
 		$(LIB)/udev/rules.d/60-vhostkit.rules $(SHARE)/man/man8/switchd.8 $(SHARE)/man/man8/vhostctl.8 $(SHARE)/man/man8/qemu-wrap.8 \
-		$(SHARE)/bash-completion/completions/vhostctl $(SHARE)/zsh/site-functions/_vhostctl $(SHARE)/fish/vendor_completions.d/vhostctl.fish
+		$(SHARE)/bash-completion/completions/vhostctl $(SHARE)/zsh/site-functions/_vhostctl $(SHARE)/fish/vendor_completions.d/vhostctl.fish \
+		$(SHARE)/bash-completion/completions/switchd $(SHARE)/zsh/site-functions/_switchd $(SHARE)/fish/vendor_completions.d/switchd.fish
 	rm -rf $(SHARE)/doc/vhostkit
 
 PACKAGE_DIR ?= bin
@@ -103,18 +108,25 @@ demo: ## two guests talk through switchd, on this machine (needs root or sudo)
 		$(SUDO) .cache/demo -bin bin
 
 .PHONY: test
-test: ## everything: style, unit, race, fuzz, end to end (under 30 minutes on 2 cores)
+test: ## everything: lint, unit, race, fuzz, end to end (under 30 minutes on 2 cores)
 	@test/setup/install.sh test
-	@$(MAKE) --no-print-directory format vet staticcheck build
+	@$(MAKE) --no-print-directory lint build
 	@$(MAKE) --no-print-directory unit race fuzz-short e2e
 
 .PHONY: test-short
-test-short: format vet unit ## style and unit tests only
+test-short: lint-own vet unit ## style and unit tests only
 
-.PHONY: format
-format: ## is everything formatted by gofmt?
-	@bad=$$($(GO) run cmd/gofmt -l $(wildcard cmd switchd qemuwrap libvirt hugepages templates test)) || exit 1; \
-	if [ -n "$$bad" ]; then echo "not formatted by gofmt:"; echo "$$bad"; exit 1; fi
+.PHONY: lint
+lint: lint-own vet staticcheck ## all that looks at the sources only
+
+.PHONY: lint-own
+lint-own: ## checks of our own: format, imports, unsafe, length, spelling, variables, go.mod (test/lint)
+	@$(GO) run ./test/lint
+
+BASE ?= origin/main
+.PHONY: lint-commits
+lint-commits: ## the commits since BASE (origin/main): subjects of at most 72 characters, and a body
+	@$(GO) run ./test/lint -commits '$(BASE)'
 
 .PHONY: vet
 vet: ## go vet
@@ -136,19 +148,31 @@ race: ## the same under the race detector
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 15m $(UNIT)
 
 .PHONY: e2e
-e2e: ## end to end: QEMU guests, DPDK's testpmd, hostile front-ends (root)
-	@if [ -d test/e2e ]; then \
-		echo "$(GO) test -count=1 -p 1 -timeout 25m ./test/e2e/... ./test/attacks/... ./test/cold/... ./test/packages/... ./test/bench/..."; \
-		$(GO) test -count=1 -p 1 -timeout 25m ./test/e2e/... ./test/attacks/... ./test/cold/... ./test/packages/... ./test/bench/...; \
-	fi
+e2e: ## end to end: QEMU guests, testpmd, hostile front-ends (root); RUN=Name one of them, KEEP=1 keeps its files
+ifdef RUN
+	@$(GO) test -list '^$(firstword $(subst /, ,$(RUN)))$$' $(or $(PKG),./test/e2e) | grep -q '^Test' || \
+		{ echo "no test $(RUN) in $(or $(PKG),./test/e2e); PKG=./test/attacks looks there" >&2; exit 1; }
+	@VHOSTKIT_SHOW=1 VHOSTKIT_KEEP='$(KEEP)' VHOSTKIT_QEMU_ARGS='$(QEMU_ARGS)' \
+		$(GO) test -v -count=1 -p 1 -timeout 25m -run '^$(RUN)$$' $(or $(PKG),./test/e2e)
+else
+	$(GO) test -count=1 -p 1 -timeout 25m $(E2E)
+endif
+
+SOAK_FUZZTIME ?= 5m
+SOAK_COUNT ?= 10
+.PHONY: soak
+soak: ## what takes hours (root): fuzzing, endurance, attacks and cold starts many times
+	test/setup/fuzz.sh $(SOAK_FUZZTIME)
+	VHOSTKIT_STRESS_ROUNDS=100000000 $(GO) test -v -count=1 -timeout 3h -run 'NoLostWakeUps|EdgeOfSleep|NobodyOversleeps' ./switchd/virtio ./switchd/forward ./test/wakeup
+	$(GO) test -count=$(SOAK_COUNT) -p 1 -timeout 6h ./test/attacks ./test/cold
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (10m)
 	test/setup/fuzz.sh $(FUZZTIME)
 
 .PHONY: fuzz-short
-fuzz-short: ## each fuzz target for 15 seconds
-	test/setup/fuzz.sh 15s
+fuzz-short: ## each fuzz target for 5 seconds; make soak has 5 minutes
+	test/setup/fuzz.sh 5s
 
 .PHONY: bench
 bench: ## switchd against the switches that can be had beside it (root, two cores, about 20 minutes); BENCH="-short" for a look

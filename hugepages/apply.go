@@ -9,7 +9,7 @@ import (
 	"github.com/hashicorp/go-multierror"
 
 	"vhostkit/hugepages/pool"
-	"vhostkit/templates/edit"
+	"vhostkit/internal/sysedit"
 )
 
 // Apply does what was planned: pools, mounts, files, then the commands that carry the command line to the boot loader. If something fails
@@ -45,7 +45,7 @@ func together(err error, also ...error) error {
 	all := multierror.Append(nil, err)
 	for _, e := range also {
 		if e != nil {
-			all = multierror.Append(all, fmt.Errorf("and on the way back: %w", e))
+			all = multierror.Append(all, fmt.Errorf("and undoing: %w", e))
 		}
 	}
 	if all.Len() == 1 {
@@ -61,7 +61,7 @@ func (p *Plan) writeFiles(ctx context.Context, done []pool.Done, mounts []madeMo
 		return err
 	}
 	// The record comes first: it knows what was there before, should this be cut off.
-	files, err := p.host.Store.Plan(EditName, append([]edit.File{file}, p.lines...)...)
+	files, err := p.host.Store.Plan(EditName, append([]sysedit.File{file}, p.lines...)...)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func (p *Plan) writeFiles(ctx context.Context, done []pool.Done, mounts []madeMo
 			back = p.Boot.Commands
 		}
 		// The context may be why it failed: the way back does not depend on it.
-		return together(fmt.Errorf("%w; everything was put back", err), files.Revert(), ignoreSame(boot.Run(context.WithoutCancel(ctx), back), err))
+		return together(fmt.Errorf("%w; all changes were undone", err), files.Revert(), ignoreSame(boot.Run(context.WithoutCancel(ctx), back), err))
 	}
 	return p.settle()
 }
@@ -129,12 +129,12 @@ func (r *record) add(boot string, done []pool.Done, mounts []madeMount) {
 // Undo plans the way back.
 type Undo struct {
 	host   Host
-	files  *edit.Plan
+	files  *sysedit.Plan
 	record *record
 	now    pool.State
 }
 
-// Undo finds what was done: edit.ErrNothing if nothing was, edit.ErrChanged if files were changed by hand since and force is not set.
+// Undo finds what was done: sysedit.ErrNothing if nothing was, sysedit.ErrChanged if files were changed by hand since and force is not set.
 func (h Host) Undo(force bool) (*Undo, error) {
 	r, err := h.load()
 	if err != nil {

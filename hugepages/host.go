@@ -14,7 +14,7 @@ import (
 	"vhostkit/hugepages/kernelargs"
 	"vhostkit/hugepages/mount"
 	"vhostkit/hugepages/pool"
-	"vhostkit/templates/edit"
+	"vhostkit/internal/sysedit"
 )
 
 // EditName is the name of the edit in the store.
@@ -25,7 +25,7 @@ const recordPath = "/var/lib/vhostkit/hugepages.json"
 
 // Host is the machine.
 type Host struct {
-	Store   edit.Store
+	Store   sysedit.Store
 	Kernel  pool.Files
 	Mounter mount.Mounter
 	Runner  boot.Runner
@@ -117,7 +117,7 @@ func (h Host) bootID() string {
 	return strings.TrimSpace(id)
 }
 
-func (r record) file() (edit.File, error) {
+func (r record) file() (sysedit.File, error) {
 	data, err := json.MarshalIndent(r, "", "  ")
-	return edit.File{Path: recordPath, Content: append(data, '\n'), Mode: 0o644, UID: -1, GID: -1}, err
+	return sysedit.File{Path: recordPath, Content: append(data, '\n'), Mode: 0o644, UID: -1, GID: -1}, err
 }

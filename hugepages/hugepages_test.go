@@ -12,7 +12,7 @@ import (
 	"vhostkit/hugepages/grub"
 	"vhostkit/hugepages/mount"
 	"vhostkit/hugepages/pool"
-	"vhostkit/templates/edit"
+	"vhostkit/internal/sysedit"
 )
 
 const debian = "testdata/corpus/debian-12/in"
@@ -67,7 +67,7 @@ func TestGuide(t *testing.T) {
 	if len(r.runner.ran) != 2 {
 		t.Errorf("after undo ran %q", r.runner.ran)
 	}
-	if _, err := r.Undo(false); !errors.Is(err, edit.ErrNothing) {
+	if _, err := r.Undo(false); !errors.Is(err, sysedit.ErrNothing) {
 		t.Errorf("undo twice: %v", err)
 	}
 }
@@ -222,7 +222,7 @@ func TestFailuresRollBack(t *testing.T) {
 			if got := r.state(); got != before {
 				t.Errorf("%v\nleft:\n%s\nwas:\n%s", err, got, before)
 			}
-			if _, err := r.Undo(false); !errors.Is(err, edit.ErrNothing) {
+			if _, err := r.Undo(false); !errors.Is(err, sysedit.ErrNothing) {
 				t.Errorf("something is left to undo: %v", err)
 			}
 		})

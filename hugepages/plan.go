@@ -14,7 +14,7 @@ import (
 	"vhostkit/hugepages/kernelargs"
 	"vhostkit/hugepages/mount"
 	"vhostkit/hugepages/pool"
-	"vhostkit/templates/edit"
+	"vhostkit/internal/sysedit"
 )
 
 // Plan is what will be done for a request.
@@ -28,8 +28,8 @@ type Plan struct {
 
 	host    Host
 	request Request
-	files   *edit.Plan // what an operator wants to see
-	lines   []edit.File
+	files   *sysedit.Plan // what an operator wants to see
+	lines   []sysedit.File
 	points  []string // mount points that /etc/fstab wants
 	record  record
 	now     pool.State
@@ -133,7 +133,7 @@ func (p *Plan) planBoot(ctx context.Context) error {
 	h := p.host.boot()
 	for _, pool := range p.Need.Pools {
 		if pool.Nodes != nil && !hostRelease(h.Release).takesNodes() {
-			return fmt.Errorf("%w: kernel %s cannot reserve by node at boot (5.16 can); leave --node out, or use --runtime", ErrRequest, h.Release)
+			return fmt.Errorf("%w: kernel %s cannot reserve by node at boot (5.16 can); omit --node, or use --runtime", ErrRequest, h.Release)
 		}
 	}
 	var err error
@@ -179,7 +179,7 @@ func (p *Plan) planFstab() error {
 		}
 	}
 	if string(content) != before {
-		p.lines = append(p.lines, edit.File{Path: "/etc/fstab", Content: content, Mode: 0o644, UID: -1, GID: -1})
+		p.lines = append(p.lines, sysedit.File{Path: "/etc/fstab", Content: content, Mode: 0o644, UID: -1, GID: -1})
 	}
 	return nil
 }

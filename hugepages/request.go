@@ -145,7 +145,7 @@ func (r Request) check(page bytesize.Size, s pool.State) error {
 	}
 	for option, size := range map[string]bytesize.Size{"--for-vms": r.ForVMs, "--for-switch": r.ForSwitch} {
 		if size > 0 && size < bytesize.MiB {
-			return fmt.Errorf("%w: %s %d means bytes, for which a whole page would be reserved; say a unit, such as %dG or %dM", ErrRequest, option, size, size, size)
+			return fmt.Errorf("%w: %s %d: unit missing; did you mean %dG or %dM?", ErrRequest, option, size, size, size)
 		}
 	}
 	if r.Nodes != nil && sumNodes(r.Nodes) == 0 {

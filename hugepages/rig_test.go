@@ -14,7 +14,7 @@ import (
 	"vhostkit/hugepages/bytesize"
 	"vhostkit/hugepages/mount"
 	"vhostkit/hugepages/pool/fake"
-	"vhostkit/templates/edit"
+	"vhostkit/internal/sysedit"
 )
 
 // rig is a machine made of tables and a directory.
@@ -39,7 +39,7 @@ func newRig(t *testing.T, files string) *rig {
 	r.write("/usr/lib/systemd/system/dev-hugepages.mount", "[Mount]\n")
 	r.runner = &runner{programs: map[string]string{"update-grub": ""}}
 	r.mounter = &mounter{kernel: r.kernel, busy: map[string]error{}, files: map[string]bool{}}
-	r.Host = Host{Store: edit.Store{Root: root}, Kernel: r.kernel, Mounter: r.mounter, Runner: r.runner}
+	r.Host = Host{Store: sysedit.Store{Root: root}, Kernel: r.kernel, Mounter: r.mounter, Runner: r.runner}
 	r.kernel.Texts["/proc/sys/kernel/osrelease"] = "6.1.0-18-amd64\n"
 	r.kernel.Texts["/proc/cmdline"] = "root=/dev/vda\n"
 	r.kernel.Texts["/proc/sys/kernel/random/boot_id"] = "one\n"
@@ -65,7 +65,7 @@ func (r *rig) snapshot() map[string]string {
 	all := map[string]string{}
 	err := filepath.WalkDir(r.Store.Root, func(path string, d fs.DirEntry, err error) error {
 		name := strings.TrimPrefix(path, r.Store.Root)
-		if err != nil || d.IsDir() || strings.HasPrefix(name, edit.DefaultState) || strings.Contains(name, ".vhostkit-") {
+		if err != nil || d.IsDir() || strings.HasPrefix(name, sysedit.DefaultState) || strings.Contains(name, ".vhostkit-") {
 			return err
 		}
 		data, err := os.ReadFile(path)

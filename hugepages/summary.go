@@ -49,10 +49,10 @@ func (u *Undo) Summary() Summary {
 			s.Mounts = append(s.Mounts, m.Path+": unmounted")
 		}
 	} else if u.record.Persist {
-		s.Notes = append(s.Notes, "pages and mounts that this boot brought stay until the next one")
+		s.Notes = append(s.Notes, "pages and mounts from this boot stay until the next one")
 	}
 	if u.record.Loader != "" {
-		s.Notes = append(s.Notes, fmt.Sprintf("the boot loader's configuration (%s) is written again", u.record.Loader))
+		s.Notes = append(s.Notes, fmt.Sprintf("the boot loader's configuration (%s) is regenerated", u.record.Loader))
 	}
 	return s
 }

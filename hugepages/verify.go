@@ -13,7 +13,7 @@ import (
 )
 
 // ErrNothingAsked says that nothing was provisioned here that could be verified.
-var ErrNothingAsked = errors.New("nothing was asked for here: run vhostctl provision-hugepages first")
+var ErrNothingAsked = errors.New("no hugepage request is recorded on this host; run vhostctl hugepages provision")
 
 // Finding compares something that was asked with what is there.
 type Finding struct {
@@ -98,7 +98,7 @@ func poolFindings(r record, state pool.State, given kernelargs.Settings) []Findi
 		case given.Pool(want.Size).Count >= want.Count:
 			f.Hint = "the command line asks for them and the kernel found no room: ask for fewer, or add memory (dmesg | grep HugeTLB says more)"
 		default:
-			f.Hint = "vhostctl provision-hugepages --runtime reserves them again, or --persist for each boot"
+			f.Hint = "vhostctl hugepages provision --runtime reserves them again, or --persist for each boot"
 		}
 		list = append(list, f)
 		for _, n := range slices.Backward(state.Nodes) {
@@ -117,7 +117,7 @@ type Report struct {
 	pool.State
 	Mounts []mount.Mount `json:"mounts"`
 	Users  []users.User  `json:"users"`
-	// Provisioned tells that there is something that Undo takes back.
+	// Provisioned tells that there is something for Undo to undo.
 	Provisioned bool `json:"provisioned"`
 }
 

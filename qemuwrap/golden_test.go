@@ -15,6 +15,8 @@ import (
 
 	"github.com/BurntSushi/toml"
 	"golang.org/x/tools/txtar"
+
+	"vhostkit/switchd/control"
 )
 
 var update = flag.Bool("update", false, "write the results into the golden files")
@@ -140,8 +142,9 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// TestGuide: the example line of the guide becomes the guide's result line, compared as components, because the order of options means
-// nothing to QEMU. The descriptor's number is the one that was opened.
+// TestGuide: the example in the guide to DPDK's vhost sample (docs/dpdk-compat.md, 4) becomes the result shown there,
+// compared as components, because the order of options means nothing to QEMU. The descriptor's number is the one that
+// was opened.
 func TestGuide(t *testing.T) {
 	const given = "-machine pc-i440fx-1.4,accel=kvm,usb=off -cpu SandyBridge -smp 4,sockets=4,cores=1,threads=1 " +
 		"-netdev tap,id=hostnet1,vhost=on -device virtio-net-pci,netdev=hostnet1,id=net1 -hda disk.img -m 4096"
@@ -273,7 +276,7 @@ func TestPortNames(t *testing.T) {
 	for _, guest := range []string{"vm1", "9vm", "a b/ö", strings.Repeat("x", 80)} {
 		r := &rewriter{names: map[string]bool{}, options: []option{newOption("name", "guest="+guest)}}
 		first := r.portName("hostnet0")
-		if second := r.portName("hostnet0"); second == first || len(second) > maxPortName {
+		if second := r.portName("hostnet0"); second == first || len(second) > control.MaxPortName {
 			t.Errorf("the second port of %s is %s, the first %s", guest, second, first)
 		}
 	}

@@ -186,7 +186,7 @@ func (r *rewriter) findPages(size uint64, node int, wanted *uint64) (uint64, err
 	if len(tried) == 0 {
 		return 0, fmt.Errorf("this kernel has no hugepages")
 	}
-	return 0, fmt.Errorf("%s%s: reserve more with vhostctl provision-hugepages", strings.Join(tried, "; "), where)
+	return 0, fmt.Errorf("%s%s: reserve more with vhostctl hugepages provision", strings.Join(tried, "; "), where)
 }
 
 // findMount finds a hugetlbfs that this user may write to, with enough free pages.
@@ -209,7 +209,7 @@ func (r *rewriter) findMount(size uint64, node int) (string, error) {
 		return "", fmt.Errorf("failed to find a hugetlbfs mount point: mount one (mount -t hugetlbfs nodev /dev/hugepages) before libvirtd starts, " +
 			"or set hugetlbfs_dir")
 	}
-	return "", fmt.Errorf("no hugetlbfs can hold the guest's %d MiB: %s; reserve more with vhostctl provision-hugepages", size>>20,
+	return "", fmt.Errorf("no hugetlbfs can hold the guest's %d MiB: %s; reserve more with vhostctl hugepages provision", size>>20,
 		strings.Join(tried, "; "))
 }
 

@@ -9,9 +9,6 @@ import (
 	"vhostkit/switchd/control"
 )
 
-// maxPortName is the longest name that switchd gives a port.
-const maxPortName = 63
-
 // networks puts the selected tap interfaces on the switch.
 func (r *rewriter) networks() error {
 	if err := r.convertLegacyNetworks(); err != nil {
@@ -178,13 +175,13 @@ func (r *rewriter) portName(id string) string {
 	name := clean
 	for n := 2; r.names[name]; n++ {
 		suffix := "-" + strconv.Itoa(n)
-		name = clean[:min(len(clean), maxPortName-len(suffix))] + suffix
+		name = clean[:min(len(clean), control.MaxPortName-len(suffix))] + suffix
 	}
 	r.names[name] = true
 	return name
 }
 
-// offloadsOff is what the guide turns off, in its order.
+// offloadsOff is what the guide to DPDK's vhost sample turns off, in its order (docs/dpdk-compat.md, 4).
 var offloadsOff = []string{"csum", "gso", "guest_tso4", "guest_tso6", "guest_ecn"}
 
 // offloads turns the offloads off on every virtio-net device of a rewritten netdev, wherever it stands.

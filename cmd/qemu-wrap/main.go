@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vhostkit/internal/version"
 	"vhostkit/qemuwrap"
-	"vhostkit/switchd"
 	"vhostkit/switchd/control"
 	"vhostkit/templates"
 )
@@ -61,7 +61,7 @@ func main() {
 			fmt.Print(templates.QEMUWrapMan)
 			return
 		case "--wrap-version":
-			fmt.Println("qemu-wrap", switchd.Version)
+			fmt.Println("qemu-wrap", version.BuildInfo())
 			return
 		}
 	}

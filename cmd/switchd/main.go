@@ -12,7 +12,8 @@ import (
 	"syscall"
 	"time"
 
-	"vhostkit/switchd"
+	"vhostkit/switchd/config"
+	"vhostkit/switchd/daemon"
 	"vhostkit/switchd/logging"
 )
 
@@ -25,38 +26,39 @@ const (
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
-	config, done, err := parse(args)
-	if done {
+	c, done, err := parse(args)
+	if done && err == nil {
 		return 0
 	}
 	if err == nil {
-		err = config.KeepPresentCores()
+		err = c.KeepPresentCores()
 	}
 	if err == nil {
-		err = config.Validate()
-	}
-	if err == nil {
-		_, err = config.Limits()
+		err = daemon.Check(c)
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "switchd: %v\nswitchd --help shows the options.\n", err)
 		return exitUsage
 	}
-	if config.CheckOnly {
-		fmt.Println("the configuration is valid")
+	if c.CheckOnly {
+		if c.File == "" {
+			fmt.Println("the configuration is valid (there is no file: defaults)")
+		} else {
+			fmt.Printf("the configuration is valid (%s)\n", c.File)
+		}
 		return 0
 	}
 	level := new(slog.LevelVar)
-	_ = level.UnmarshalText([]byte(config.LogLevel)) // checked by Validate
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked by Validate
 	out, err := logging.Open(logging.Config{
-		Stdout: os.Stdout, Stderr: os.Stderr, JSON: config.LogFormat == "json", Level: level, Addresses: config.MACLimit,
+		Stdout: os.Stdout, Stderr: os.Stderr, JSON: c.LogFormat == "json", Level: level, Addresses: c.MACLimit,
 	})
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "switchd: %v\n", err)
 		return exitFailure
 	}
 	defer out.Close()
-	if err := serve(config, args, out, level); err != nil {
+	if err := serve(c, args, out, level); err != nil {
 		fmt.Fprintf(out.Stderr(), "switchd: %v\n", err)
 		return exitFailure
 	}
@@ -64,36 +66,36 @@ func run(args []string) int {
 }
 
 // parse reads either kind of command line. done means that it asked for nothing but information.
-func parse(args []string) (config switchd.Config, done bool, err error) {
-	if switchd.IsLegacy(args) {
-		defaults := switchd.LegacyDefaults()
+func parse(args []string) (c config.Config, done bool, err error) {
+	if config.IsLegacy(args) {
+		defaults := config.LegacyDefaults()
 		if err := loadDefaultFile(&defaults); err != nil {
-			return config, false, err
+			return c, false, err
 		}
-		config, err = switchd.ParseLegacy(args, defaults)
-		return config, false, err
+		c, err = config.ParseLegacy(args, defaults)
+		return c, false, err
 	}
 	return parseOptions(args)
 }
 
-func loadDefaultFile(c *switchd.Config) error {
-	if _, err := os.Stat(switchd.DefaultConfigFile); errors.Is(err, os.ErrNotExist) {
+func loadDefaultFile(c *config.Config) error {
+	if _, err := os.Stat(config.DefaultConfigFile); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	return c.LoadFile(switchd.DefaultConfigFile)
+	return c.LoadFile(config.DefaultConfigFile)
 }
 
 // serve runs the daemon until SIGINT or SIGTERM; a second signal ends the process at once.
-func serve(config switchd.Config, args []string, out *logging.Output, level *slog.LevelVar) error {
+func serve(c config.Config, args []string, out *logging.Output, level *slog.LevelVar) error {
 	log := out.Log()
-	for _, notice := range config.Notices {
+	for _, notice := range c.Notices {
 		log.Info(notice)
 	}
-	for _, warning := range config.Warnings {
+	for _, warning := range c.Warnings {
 		log.Warn(warning)
 	}
-	if config.CPUProfile != "" {
-		f, err := os.Create(config.CPUProfile)
+	if c.CPUProfile != "" {
+		f, err := os.Create(c.CPUProfile)
 		if err != nil {
 			return fmt.Errorf("--cpuprofile: %w", err)
 		}
@@ -107,10 +109,10 @@ func serve(config switchd.Config, args []string, out *logging.Output, level *slo
 	defer stop()
 	context.AfterFunc(ctx, stop)    // from now on a signal has its default effect
 	context.AfterFunc(ctx, func() { // whatever hangs, even the log
-		time.Sleep(switchd.StopTimeout + time.Second)
+		time.Sleep(daemon.StopTimeout + time.Second)
 		os.Exit(exitFailure)
 	})
-	d, err := switchd.New(config, out)
+	d, err := daemon.New(c, out)
 	if err != nil {
 		return err
 	}
@@ -119,7 +121,7 @@ func serve(config switchd.Config, args []string, out *logging.Output, level *slo
 }
 
 // reloadOnHangup reads the configuration again at each SIGHUP.
-func reloadOnHangup(ctx context.Context, d *switchd.Daemon, args []string, level *slog.LevelVar, log *slog.Logger) {
+func reloadOnHangup(ctx context.Context, d *daemon.Daemon, args []string, level *slog.LevelVar, log *slog.Logger) {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	for {
@@ -133,7 +135,7 @@ func reloadOnHangup(ctx context.Context, d *switchd.Daemon, args []string, level
 			err = next.KeepPresentCores()
 		}
 		if err == nil {
-			err = next.Validate()
+			err = daemon.Check(next)
 		}
 		if err != nil {
 			log.Error("the configuration stays as it was", "error", err)

@@ -1,20 +1,21 @@
 package main
 
 import (
-	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"vhostkit/cmd/vhostctl/change"
+	"vhostkit/internal/sysedit"
+	"vhostkit/internal/term"
 	"vhostkit/libvirt"
 	"vhostkit/libvirt/attach"
 	"vhostkit/libvirt/domainxml"
-	"vhostkit/templates/edit"
 )
 
 const attachDescription = `Gives the domain's network interfaces ports of the switch, and makes its memory shared with it. The change is shown first.
@@ -22,13 +23,13 @@ const attachDescription = `Gives the domain's network interfaces ports of the sw
 
 EXAMPLES
    A domain with one interface:        vhostctl attach vm1
-   Look, change nothing:               vhostctl attach vm1 --dry-run
+   Preview:                            vhostctl attach vm1 --dry-run
    All interfaces, and start it:       vhostctl attach vm1 --interface all --yes --start
    One of several, in the running VM:  vhostctl attach vm1 --interface 52:54:00:12:34:56 --live
    A description in a file:            vhostctl attach --xml vm1.xml > vm1-on-the-switch.xml`
 
-const detachDescription = `Puts the domain back as it was before vhostctl attach, and gives its ports back.
-   If other settings were changed since, they stay. If what attach wrote was changed, it refuses unless --force is given.
+const detachDescription = `Undoes vhostctl attach: restores the domain's configuration and removes its ports.
+   Other settings that were changed since stay. If what attach wrote was edited, detach refuses unless --force is given.
 
 EXAMPLES
    vhostctl detach vm1
@@ -41,7 +42,7 @@ func domainFlags() []cli.Flag {
 		&cli.StringFlag{Name: "xml", Usage: "work on the description in this `FILE` (- is standard input) and print the result; no libvirt, no switchd"},
 		&cli.BoolFlag{Name: "config", Usage: "change the configuration only, not the running guest"},
 		&cli.BoolFlag{Name: "live", Usage: "change the running guest too, or fail"},
-		&cli.BoolFlag{Name: "dry-run", Usage: "show what would be done, do nothing"},
+		&cli.BoolFlag{Name: "dry-run", Usage: "preview: show what would be done, do nothing"},
 		&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"},
 	)
 }
@@ -51,21 +52,21 @@ func AttachCommand() *cli.Command {
 	return &cli.Command{
 		Name: "attach", Usage: "put a libvirt domain's interfaces on the switch", ArgsUsage: "DOMAIN", Description: attachDescription,
 		Action: attachDomain, Flags: append(domainFlags(),
-			&cli.StringSliceFlag{Name: "interface", Usage: "`MAC`, alias, index or all; repeatable (default: the only one)"},
+			&cli.StringSliceFlag{Name: "interface", Usage: "`INTERFACE` by MAC address, alias or index, or all; repeatable (default: the only one)"},
 			&cli.StringFlag{Name: "mode", Usage: "vhost-user or cuse", Value: "vhost-user"},
 			&cli.StringFlag{Name: "device", Usage: "vhost-cuse device `PATH` for --mode cuse", Value: "/dev/usvhost"},
 			&cli.StringFlag{Name: "memory", Usage: "memfd, hugepages or keep", Value: domainxml.MemoryMemfd},
-			&cli.IntFlag{Name: "queues", Usage: "queue `PAIRS`; 0 leaves them", Value: 0},
+			&cli.IntFlag{Name: "queues", Usage: "`NUMBER` of queue pairs; 0 keeps it", Value: 0},
 			&cli.BoolFlag{Name: "start", Usage: "start the domain afterwards"}),
 	}
 }
 
-// DetachCommand is the way back.
+// DetachCommand undoes attach.
 func DetachCommand() *cli.Command {
 	return &cli.Command{
-		Name: "detach", Usage: "put a libvirt domain back as it was before attach", ArgsUsage: "DOMAIN", Description: detachDescription,
+		Name: "detach", Usage: "undo attach for a libvirt domain", ArgsUsage: "DOMAIN", Description: detachDescription,
 		Action: detachDomain, Flags: append(domainFlags(),
-			&cli.BoolFlag{Name: "force", Usage: "also if what attach wrote was changed since"}),
+			&cli.BoolFlag{Name: "force", Usage: "also revert what was edited after vhostctl wrote it"}),
 	}
 }
 
@@ -105,15 +106,15 @@ func attachRequest(c *cli.Context) (attach.Request, error) {
 	case "cuse":
 		r.CUSE = c.String("device")
 	default:
-		return r, usagef("--mode %q: want vhost-user or cuse", c.String("mode"))
+		return r, usagef("--mode must be vhost-user or cuse, not %q", c.String("mode"))
 	}
 	switch r.Memory {
 	case domainxml.MemoryMemfd, domainxml.MemoryHugepages, domainxml.MemoryKeep:
 	default:
-		return r, usagef("--memory %q: want memfd, hugepages or keep", r.Memory)
+		return r, usagef("--memory must be memfd, hugepages or keep, not %q", r.Memory)
 	}
 	if r.Queues < 0 || r.Queues > 128 {
-		return r, usagef("--queues %d: want 1..128", r.Queues)
+		return r, usagef("--queues must be 1..128, not %d", r.Queues)
 	}
 	return r, nil
 }
@@ -129,7 +130,7 @@ func detachDomain(c *cli.Context) error {
 // rewriteFile prints what becomes of a description in a file.
 func rewriteFile(c *cli.Context, rewrite func(string) (domainxml.Result, error)) error {
 	if c.Args().Present() {
-		return usagef("--xml and a domain's name exclude each other")
+		return usagef("use either --xml FILE or DOMAIN")
 	}
 	var data []byte
 	var err error
@@ -146,7 +147,7 @@ func rewriteFile(c *cli.Context, rewrite func(string) (domainxml.Result, error))
 		return err
 	}
 	if c.Bool("dry-run") {
-		fmt.Print(edit.Diff("a/domain.xml", "b/domain.xml", data, []byte(r.XML)))
+		fmt.Print(sysedit.Diff("a/domain.xml", "b/domain.xml", data, []byte(r.XML)))
 	} else {
 		fmt.Print(r.XML)
 	}
@@ -158,7 +159,7 @@ func rewriteFile(c *cli.Context, rewrite func(string) (domainxml.Result, error))
 
 type prepare func(context.Context, libvirt.Connection, attach.Switch, attach.Request) (*attach.Plan, error)
 
-// changeDomain shows what a change of a domain means, asks, and makes it.
+// changeDomain attaches or detaches a domain.
 func changeDomain(c *cli.Context, r attach.Request, prepare prepare) error {
 	args, err := arguments(c, "DOMAIN")
 	if err != nil {
@@ -176,30 +177,28 @@ func changeDomain(c *cli.Context, r attach.Request, prepare prepare) error {
 	if err != nil {
 		return err
 	}
-	text := c.String("output") != "json"
-	if text {
-		printPlan(os.Stdout, plan)
+	return runChange(c, change.Change{
+		Empty:  plan.Empty(),
+		Show:   func(w io.Writer) { printPlan(w, plan) },
+		Apply:  plan.Apply,
+		Report: func(w io.Writer, applied bool) { reportPlan(w, plan, applied) },
+		Result: func(bool) any { return plan },
+	})
+}
+
+// runChange takes a change through change's steps, with the options that all such commands have.
+func runChange(c *cli.Context, ch change.Change) error {
+	t := change.Terminal{In: os.Stdin, Out: os.Stdout, Interactive: term.IsTerminal(os.Stdin)}
+	err := t.Run(c.Context, ch, change.Options{DryRun: c.Bool("dry-run"), Yes: c.Bool("yes"), JSON: c.String("output") == "json"})
+	if errors.Is(err, change.ErrUnconfirmed) {
+		return &usageError{err}
 	}
-	if plan.Empty() || c.Bool("dry-run") {
-		return finish(c, plan, "")
-	}
-	if err := confirm(c, "Do this?"); err != nil {
-		return err
-	}
-	progress := func(line string) {
-		if text {
-			fmt.Println(line)
-		}
-	}
-	if err := plan.Apply(c.Context, progress); err != nil {
-		return err
-	}
-	return finish(c, plan, "done")
+	return err
 }
 
 func printPlan(w io.Writer, p *attach.Plan) {
 	if p.Empty() {
-		fmt.Fprintf(w, "domain %s: no change\n", p.Domain)
+		fmt.Fprintf(w, "domain %s: nothing to do\n", p.Domain)
 		return
 	}
 	fmt.Fprint(w, p.Diff())
@@ -208,29 +207,11 @@ func printPlan(w io.Writer, p *attach.Plan) {
 	}
 }
 
-func finish(c *cli.Context, p *attach.Plan, word string) error {
-	return show(c, p, func(w io.Writer, p *attach.Plan) {
-		if word != "" {
-			fmt.Fprintf(w, "%s: vhostctl domains shows %s, vhostctl doctor %s looks for trouble\n", word, p.Domain, p.Domain)
-		}
-		for _, n := range p.Notes {
-			fmt.Fprintln(w, "note:", n)
-		}
-	})
-}
-
-// confirm asks before something is changed. Where nobody can answer, --yes is wanted.
-func confirm(c *cli.Context, question string) error {
-	if c.Bool("yes") {
-		return nil
+func reportPlan(w io.Writer, p *attach.Plan, applied bool) {
+	if applied {
+		fmt.Fprintf(w, "done; vhostctl domains shows %s, vhostctl doctor %s checks it\n", p.Domain, p.Domain)
 	}
-	if !isTerminal(os.Stdin) || c.String("output") == "json" {
-		return usagef("nobody can be asked here: add --yes to do it, or --dry-run to look only")
+	for _, n := range p.Notes {
+		fmt.Fprintln(w, "note:", n)
 	}
-	fmt.Printf("%s [y/N] ", question)
-	answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
-	if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
-		return fmt.Errorf("nothing was changed")
-	}
-	return nil
 }

@@ -10,7 +10,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"vhostkit/switchd"
+	"vhostkit/internal/term"
+	"vhostkit/internal/version"
 	"vhostkit/switchd/control"
 )
 
@@ -97,7 +98,7 @@ func showVersion(c *cli.Context) error {
 	if _, err := arguments(c); err != nil {
 		return err
 	}
-	v := versions{Vhostctl: switchd.Version}
+	v := versions{Vhostctl: version.Version}
 	info, err := client(c).Version(c.Context)
 	if err == nil {
 		v.Switchd = &info
@@ -121,7 +122,7 @@ func showStats(c *cli.Context) error {
 	}
 	interval := c.Duration("watch")
 	if interval < 0 || interval > 0 && interval < 100*time.Millisecond {
-		return usagef("--watch %v: want 100ms or more", interval)
+		return usagef("--watch must be 100ms or more, not %v", interval)
 	}
 	var before *control.Stats
 	daemon := client(c)
@@ -133,7 +134,7 @@ func showStats(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		if before != nil && c.String("output") != "json" && isTerminal(os.Stdout) {
+		if before != nil && c.String("output") != "json" && term.IsTerminal(os.Stdout) {
 			fmt.Print("\x1b[H\x1b[2J")
 		}
 		if err := show(c, stats, func(w io.Writer, s control.Stats) { statsTable(w, s, before) }); err != nil || interval == 0 {
@@ -165,7 +166,7 @@ func completion(c *cli.Context) error {
 		}
 		fmt.Print(script)
 	default:
-		return usagef("completion for %q: want bash, zsh or fish", args[0])
+		return usagef("the shell must be bash, zsh or fish, not %q", args[0])
 	}
 	return nil
 }

@@ -9,22 +9,24 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"vhostkit/internal/term"
+	"vhostkit/internal/version"
 	"vhostkit/libvirt/doctor"
-	"vhostkit/switchd"
+	"vhostkit/switchd/config"
 )
 
-const doctorDescription = `Looks for what keeps packets from flowing, and says how to mend each. It changes nothing.
+const doctorDescription = `Diagnoses why packets do not flow, and suggests a fix for each finding. It changes nothing.
    Without DOMAIN only the host is examined; without libvirt or switchd, what is left of it.
 
 EXAMPLES
    The host:                     sudo vhostctl doctor
    The host and one domain:      sudo vhostctl doctor vm1
    For scripts:                  vhostctl doctor vm1 -o json | jq '.checks[] | select(.status == "fail")'
-   What is looked at:            vhostctl doctor --list
-   Some of it:                   vhostctl doctor --check switchd,uplink,drops
+   The checks:                   vhostctl doctor --list
+   Some of them:                 vhostctl doctor --check switchd,uplink,drops
 
 EXIT CODES (of this command)
-   0 all is well   1 warnings, or something could not be told   2 failures, or a wrong command line`
+   0 no problems   1 warnings, or checks without a result   2 failures, or a wrong command line`
 
 // DoctorCommand examines the host and a domain.
 func DoctorCommand() *cli.Command {
@@ -57,13 +59,13 @@ func examine(c *cli.Context) error {
 	}
 	uri := c.String("connect")
 	env := &doctor.Env{
-		Files: doctor.Dir(""), Run: doctor.Exec, Switch: client(c), URI: uri, Domain: name, Version: switchd.Version,
+		Files: doctor.Dir(""), Run: doctor.Exec, Switch: client(c), URI: uri, Domain: name, Version: version.Version,
 		SocketDir: socketDir(), Interval: time.Second,
 		Connect: func(ctx context.Context) (doctor.Libvirt, error) { return doctor.Connect(ctx, doctor.Exec, uri) },
 	}
 	report := doctor.Examine(c.Context, env, checks)
 	err = show(c, report, func(w io.Writer, r doctor.Report) {
-		doctor.Write(w, r, os.Getenv("NO_COLOR") == "" && isTerminal(os.Stdout), c.Bool("all"))
+		doctor.Write(w, r, term.Colours(os.Stdout), c.Bool("all"))
 	})
 	if code := report.ExitCode(); err == nil && code != 0 {
 		return statusError(code)
@@ -73,20 +75,17 @@ func examine(c *cli.Context) error {
 
 // socketDir is where switchd's configuration file puts named ports' sockets. What is wrong with that file is for switchd to say.
 func socketDir() string {
-	config := switchd.DefaultConfig()
-	_ = config.LoadFile(switchd.DefaultConfigFile)
-	return config.SocketDir
+	c := config.DefaultConfig()
+	_ = c.LoadFile(config.DefaultConfigFile)
+	return c.SocketDir
 }
 
 // optionalDomain is the one argument, if there is one.
 func optionalDomain(c *cli.Context) (name string, err error) {
 	if args := c.Args().Slice(); len(args) > 1 || len(args) == 1 && args[0] == "" {
-		return "", usagef("usage: vhostctl doctor [DOMAIN], not %q", args)
+		return "", usagef("vhostctl doctor takes one argument at most, the name of a domain, not %q", args)
 	}
-	if o := c.String("output"); o != "table" && o != "json" {
-		return "", usagef("--output %q: want table or json", o)
-	}
-	return c.Args().First(), nil
+	return c.Args().First(), checkOutput(c)
 }
 
 // checkInfo is a check as --list prints it.

@@ -11,31 +11,32 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"vhostkit/cmd/vhostctl/change"
 	"vhostkit/hugepages"
 	"vhostkit/hugepages/boot"
 	"vhostkit/hugepages/bytesize"
 	"vhostkit/hugepages/guests"
+	"vhostkit/internal/sysedit"
 	"vhostkit/libvirt"
-	"vhostkit/templates/edit"
 )
 
 const provisionDescription = `Reserves hugepages for guests and for the switch: now (per NUMA node, read back), with the mounts they need, and for the next boot
    (/etc/fstab, the kernel's command line, the boot loader's configuration). --runtime or --persist alone does one half.
-   Nothing that others reserved gets smaller without --exact, and pages in use never go. A second run changes nothing.
+   Existing reservations are reduced only with --exact, and pages in use never. A second run changes nothing.
 
 EXAMPLES
-   8 GiB for guests as 1G pages, 512 MiB as 2M pages beside:  sudo vhostctl provision-hugepages --for-vms 8G --for-switch 512M
-   2M pages for both:                     sudo vhostctl provision-hugepages --page-size 2M --for-vms 4G --for-switch 512M
-   What libvirt's domains need:           sudo vhostctl provision-hugepages --for-domains
-   By NUMA node:                          sudo vhostctl provision-hugepages --node 0=4 --node 1=2
-   Look first:                            vhostctl provision-hugepages --for-vms 8G --dry-run
+   8 GiB for guests as 1G pages, 512 MiB as 2M pages beside:  sudo vhostctl hugepages provision --for-vms 8G --for-switch 512M
+   2M pages for both:                     sudo vhostctl hugepages provision --page-size 2M --for-vms 4G --for-switch 512M
+   What libvirt's domains need:           sudo vhostctl hugepages provision --for-domains
+   By NUMA node:                          sudo vhostctl hugepages provision --node 0=4 --node 1=2
+   Preview:                               vhostctl hugepages provision --for-vms 8G --dry-run
    After the reboot:                      vhostctl hugepages verify
-   Everything as it was:                  sudo vhostctl hugepages undo`
+   Undo:                                  sudo vhostctl hugepages undo`
 
-// ProvisionHugepagesCommand sets hugepages up.
-func ProvisionHugepagesCommand() *cli.Command {
+// provisionCommand sets hugepages up.
+func provisionCommand(name string) *cli.Command {
 	return &cli.Command{
-		Name: "provision-hugepages", Usage: "reserve hugepages for guests and the switch, now and at each boot", Description: provisionDescription,
+		Name: name, Usage: "reserve hugepages for guests and the switch, now and at each boot", Description: provisionDescription,
 		Action: provisionHugepages, Flags: append(append(outputFlags(),
 			&cli.StringFlag{Name: "for-vms", Usage: "memory of all guests together, `SIZE` such as 8G"},
 			&cli.BoolFlag{Name: "for-domains", Usage: "add the memory of all of libvirt's domains, each rounded up to the page"},
@@ -45,7 +46,7 @@ func ProvisionHugepagesCommand() *cli.Command {
 			&cli.StringFlag{Name: "mount", Usage: "`DIR` for the switch's pages, if they are not of the default size", Value: hugepages.DefaultMount},
 			&cli.BoolFlag{Name: "persist", Usage: "only for the next boot"},
 			&cli.BoolFlag{Name: "runtime", Usage: "only now"},
-			&cli.BoolFlag{Name: "exact", Usage: "also lower what is reserved to what is asked for"},
+			&cli.BoolFlag{Name: "exact", Usage: "also reduce what is reserved to what is requested"},
 			&cli.StringFlag{Name: "connect", Usage: "libvirt connection `URI`", EnvVars: []string{"LIBVIRT_DEFAULT_URI"}, Value: libvirt.DefaultURI}),
 			changeFlags()...),
 	}
@@ -54,23 +55,24 @@ func ProvisionHugepagesCommand() *cli.Command {
 // changeFlags are the options of commands that change the system.
 func changeFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.BoolFlag{Name: "dry-run", Usage: "show what would be done, do nothing"},
+		&cli.BoolFlag{Name: "dry-run", Usage: "preview: show what would be done, do nothing"},
 		&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask"},
 		&cli.StringFlag{Name: "root", Usage: "work on the files of the system below this `DIR`; commands are shown, not run"},
 	}
 }
 
-// HugepagesCommand shows what there is, and takes back what was done.
+// HugepagesCommand sets hugepages up, shows them, and undoes what it did.
 func HugepagesCommand() *cli.Command {
 	return &cli.Command{
-		Name: "hugepages", Usage: "show, verify, reserve or undo hugepages", Action: unknownVerb("hugepages"), Subcommands: []*cli.Command{
+		Name: "hugepages", Usage: "provision, show, verify or undo hugepages", Action: unknownVerb("hugepages"), Subcommands: []*cli.Command{
+			provisionCommand("provision"),
 			{Name: "show", Usage: "pools by node and size, mounts, and who uses pages (of others' processes: as root)", Action: showHugepages, Flags: outputFlags()},
-			{Name: "verify", Usage: "compare what was asked for with what the kernel gave", Action: verifyHugepages, Flags: outputFlags(),
-				Description: "EXIT CODES (of this command)\n   0 everything is there, or comes at the next boot   1 something is missing"},
-			{Name: "reserve", Usage: "reserve for this boot what was asked for before; for a unit at boot", Action: reserveHugepages,
+			{Name: "verify", Usage: "compare what was requested with what the kernel reserved", Action: verifyHugepages, Flags: outputFlags(),
+				Description: "EXIT CODES (of this command)\n   0 everything is reserved, or will be at the next boot   1 something is missing"},
+			{Name: "reserve", Usage: "reserve for this boot what was requested before (for the unit at boot)", Action: reserveHugepages,
 				Flags: append(outputFlags(), changeFlags()[:2]...)},
-			{Name: "undo", Usage: "take back what provision-hugepages did", Action: undoHugepages, Flags: append(append(outputFlags(),
-				&cli.BoolFlag{Name: "force", Usage: "also files that were changed since"}), changeFlags()...)},
+			{Name: "undo", Usage: "undo what hugepages provision did", Action: undoHugepages, Flags: append(append(outputFlags(),
+				&cli.BoolFlag{Name: "force", Usage: "also revert files that were edited after vhostctl wrote them"}), changeFlags()...)},
 		},
 	}
 }
@@ -79,7 +81,7 @@ func HugepagesCommand() *cli.Command {
 func hugepagesHost(c *cli.Context) hugepages.Host {
 	h := hugepages.System()
 	if root := c.String("root"); root != "" {
-		h.Store = edit.Store{Root: root}
+		h.Store = sysedit.Store{Root: root}
 		h.Runner = boot.Below{Root: root}
 	}
 	return h
@@ -95,52 +97,35 @@ func provisionHugepages(c *cli.Context) error {
 	}
 	plan, err := hugepagesHost(c).Plan(c.Context, request)
 	if err != nil {
-		return hugepagesError(err)
+		return change.Explain(err)
 	}
-	return carryOut(c, plan.Summary, plan.Apply)
+	return changeHugepages(c, plan.Summary, plan.Apply)
 }
 
-// hugepagesError says what helps.
-func hugepagesError(err error) error {
-	switch {
-	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("%w (try sudo)", err)
-	case errors.Is(err, edit.ErrChanged):
-		return fmt.Errorf("%w (--force puts the originals back all the same)", err)
-	}
-	return err
-}
-
-// carryOut shows a plan, asks, and does it.
-func carryOut(c *cli.Context, summary func() hugepages.Summary, apply func(context.Context) error) error {
+// changeHugepages carries out a plan. Also without a change, what was asked for is remembered for verify.
+func changeHugepages(c *cli.Context, summary func() hugepages.Summary, apply func(context.Context) error) error {
 	s := summary()
-	text := c.String("output") != "json"
-	if text {
-		printHugepages(os.Stdout, s)
-	}
-	if s.Change && !c.Bool("dry-run") {
-		if err := confirm(c, "Do this?"); err != nil {
+	return runChange(c, change.Change{
+		Empty:  !s.Change,
+		Record: true,
+		Show:   func(w io.Writer) { printHugepages(w, s) },
+		Apply: func(ctx context.Context, _ func(string)) error {
+			err := apply(ctx)
+			s.Reboot = summary().Reboot
 			return err
-		}
-	}
-	if !c.Bool("dry-run") {
-		// Also without a change: what was asked for is remembered for verify. That needs no rights that a look would not have.
-		if err := apply(c.Context); err != nil && (s.Change || !errors.Is(err, os.ErrPermission)) {
-			return hugepagesError(err)
-		}
-		s.Reboot = summary().Reboot
-	}
-	return show(c, s, func(w io.Writer, s hugepages.Summary) {
-		if len(s.Reboot) == 0 {
-			if s.Need.PageSize != 0 {
-				fmt.Fprintln(w, "no reboot is needed")
-			}
-			return
-		}
-		for _, why := range s.Reboot {
-			fmt.Fprintln(w, "reboot needed:", why)
-		}
+		},
+		Report: func(w io.Writer, _ bool) { printReboot(w, s) },
+		Result: func(bool) any { return s },
 	})
+}
+
+func printReboot(w io.Writer, s hugepages.Summary) {
+	if len(s.Reboot) == 0 && s.Need.PageSize != 0 {
+		fmt.Fprintln(w, "no reboot is needed")
+	}
+	for _, why := range s.Reboot {
+		fmt.Fprintln(w, "reboot needed:", why)
+	}
 }
 
 func printHugepages(w io.Writer, s hugepages.Summary) {
@@ -148,7 +133,7 @@ func printHugepages(w io.Writer, s hugepages.Summary) {
 		fmt.Fprintln(w, "need:", r)
 	}
 	if !s.Change {
-		fmt.Fprintln(w, "no change: everything is as asked for")
+		fmt.Fprintln(w, "nothing to do, already configured")
 	}
 	fmt.Fprint(w, s.Diff)
 	for _, list := range []struct {
@@ -177,14 +162,14 @@ func hugepagesRequest(c *cli.Context) (hugepages.Request, error) {
 		}
 	}
 	if s := r.PageSize; s != 0 && s != bytesize.GiB && s != 2*bytesize.MiB {
-		return r, usagef("--page-size %v: want 1G or 2M", s)
+		return r, usagef("--page-size must be 1G or 2M, not %v", s)
 	}
 	for _, text := range c.StringSlice("node") {
 		n, count, _ := strings.Cut(text, "=")
 		node, err1 := strconv.ParseUint(n, 10, 16)
 		pages, err2 := strconv.ParseUint(count, 10, 32)
 		if err1 != nil || err2 != nil {
-			return r, usagef("--node %q: want N=COUNT, such as 0=4", text)
+			return r, usagef("--node must be N=COUNT, such as 0=4, not %q", text)
 		}
 		if r.Nodes == nil {
 			r.Nodes = map[int]uint64{}
@@ -195,11 +180,11 @@ func hugepagesRequest(c *cli.Context) (hugepages.Request, error) {
 		r.Nodes[int(node)] = pages
 	}
 	if r.ForVMs == 0 && r.ForSwitch == 0 && r.Nodes == nil && !c.Bool("for-domains") {
-		return r, usagef("how much? Say --for-vms SIZE, --for-domains, --node N=COUNT or --for-switch SIZE")
+		return r, usagef("nothing requested: give --for-vms SIZE, --for-domains, --node N=COUNT or --for-switch SIZE")
 	}
 	if c.String("root") != "" {
 		if r.Runtime {
-			return r, usagef("--root is about files: it does not go with --runtime")
+			return r, usagef("--root changes files only: it cannot be combined with --runtime")
 		}
 		r.Persist = true
 	}
@@ -219,7 +204,7 @@ func addDomains(c *cli.Context, r *hugepages.Request) error {
 		return err
 	}
 	if len(r.Domains) == 0 {
-		return fmt.Errorf("libvirt has no domains at %s: say --for-vms SIZE", c.String("connect"))
+		return fmt.Errorf("libvirt has no domains at %s: give --for-vms SIZE", c.String("connect"))
 	}
 	return nil
 }
@@ -230,7 +215,7 @@ func showHugepages(c *cli.Context) error {
 	}
 	report, err := hugepages.System().Show()
 	if err != nil {
-		return hugepagesError(err)
+		return change.Explain(err)
 	}
 	return show(c, report, hugepagesTable)
 }
@@ -266,7 +251,7 @@ func hugepagesTable(w io.Writer, r hugepages.Report) {
 	}
 	fmt.Fprintln(w)
 	if len(r.Users) == 0 {
-		fmt.Fprintln(w, "no process that can be seen uses hugepages")
+		fmt.Fprintln(w, "no visible process uses hugepages")
 		return
 	}
 	table(w, "PID COMMAND PAGES SIZE FILE", func(row func(...any)) {
@@ -286,7 +271,7 @@ func verifyHugepages(c *cli.Context) error {
 	}
 	findings, err := hugepages.System().Verify()
 	if err != nil {
-		return hugepagesError(err)
+		return change.Explain(err)
 	}
 	err = show(c, findings, func(w io.Writer, list []hugepages.Finding) {
 		table(w, "STATUS WHAT ASKED GOT NEXT", func(row func(...any)) {
@@ -314,9 +299,9 @@ func reserveHugepages(c *cli.Context) error {
 		return nil
 	}
 	if err != nil {
-		return hugepagesError(err)
+		return change.Explain(err)
 	}
-	return carryOut(c, plan.Summary, plan.Apply)
+	return changeHugepages(c, plan.Summary, plan.Apply)
 }
 
 func undoHugepages(c *cli.Context) error {
@@ -325,7 +310,7 @@ func undoHugepages(c *cli.Context) error {
 	}
 	undo, err := hugepagesHost(c).Undo(c.Bool("force"))
 	if err != nil {
-		return hugepagesError(err)
+		return change.Explain(err)
 	}
-	return carryOut(c, undo.Summary, undo.Apply)
+	return changeHugepages(c, undo.Summary, undo.Apply)
 }

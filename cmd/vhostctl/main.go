@@ -12,7 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"vhostkit/switchd"
+	"vhostkit/switchd/config"
 	"vhostkit/switchd/control"
 	"vhostkit/templates/man"
 )
@@ -25,7 +25,7 @@ const (
 )
 
 const description = `EXAMPLES
-   Who is connected, and why not:      vhostctl ports
+   The ports, and who is not ready:    vhostctl ports
    One port with all its counters:     vhostctl port show 0
    Rates, every second:                vhostctl stats --watch 1s
    A port with a socket of its own:    vhostctl port add vm1
@@ -72,7 +72,7 @@ func newApp() *cli.App {
 		EnableBashCompletion: true, ExitErrHandler: func(*cli.Context, error) {}, OnUsageError: onUsage,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "control", Usage: "control socket `PATH` of switchd", EnvVars: []string{"VHOSTKIT_CONTROL"},
-				Value: switchd.DefaultConfig().ControlSocket},
+				Value: config.DefaultConfig().ControlSocket},
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -84,22 +84,23 @@ func newApp() *cli.App {
 			{Name: "ports", Usage: "list the ports", Action: listPorts, Flags: outputFlags()},
 			{Name: "port", Usage: "show, add or remove a port", Action: unknownVerb("port"), Subcommands: []*cli.Command{
 				{Name: "show", Usage: "show one port", ArgsUsage: "NUMBER|NAME", Action: showPort, Flags: outputFlags()},
-				{Name: "add", Usage: "make a port with a socket of its own, also after a restart", ArgsUsage: "NAME", Action: addPort,
+				{Name: "add", Usage: "add a port with a socket of its own; it survives restarts", ArgsUsage: "NAME", Action: addPort,
 					Flags: outputFlags()},
 				{Name: "remove", Usage: "remove such a port and disconnect its guest", ArgsUsage: "NAME", Action: removePort,
 					Flags: outputFlags()},
 			}},
 			{Name: "stats", Usage: "show the counters", Action: showStats, Flags: append(outputFlags(),
-				&cli.DurationFlag{Name: "watch", Usage: "again every `INTERVAL`, with rates"})},
-			{Name: "fdb", Usage: "list the learned addresses", Action: showFDB, Flags: outputFlags()},
+				&cli.DurationFlag{Name: "watch", Usage: "repeat every `INTERVAL`, with rates"})},
+			{Name: "fdb", Usage: "list the learned MAC addresses", Action: showFDB, Flags: outputFlags()},
 			{Name: "version", Usage: "show the versions of vhostctl and switchd", Action: showVersion, Flags: outputFlags()},
 			AttachCommand(),
 			DetachCommand(),
 			DomainsCommand(),
 			DoctorCommand(),
-			ACLCommand(),
-			ProvisionHugepagesCommand(),
+			HostCommand(),
 			HugepagesCommand(),
+			formerly(hostSetupCommand("install-acl")),
+			formerly(provisionCommand("provision-hugepages")),
 			NICCommand(),
 			{Name: "man", Usage: "print the manual page", Hidden: true, Action: manualPage},
 			{Name: "completion", Usage: "print the completion script of a shell", ArgsUsage: "bash|zsh|fish", Action: completion},
@@ -148,19 +149,28 @@ func controlPath(c *cli.Context) string {
 			return path
 		}
 	}
-	return switchd.DefaultConfig().ControlSocket
+	return config.DefaultConfig().ControlSocket
 }
 
 func client(c *cli.Context) *control.Client { return control.NewClient(controlPath(c)) }
 
-// arguments checks how many there are.
+// arguments checks how many there are: as many as names.
 func arguments(c *cli.Context, names ...string) ([]string, error) {
 	args := c.Args().Slice()
-	if len(args) != len(names) {
-		return nil, usagef("usage: %s, not %d arguments", strings.Join(append([]string{c.Command.HelpName}, names...), " "), len(args))
+	switch {
+	case len(args) == len(names):
+	case len(names) == 0:
+		return nil, usagef("%s takes no arguments", c.Command.HelpName)
+	default:
+		return nil, usagef("%s takes one argument, %s, not %d", c.Command.HelpName, strings.Join(names, " "), len(args))
 	}
+	return args, checkOutput(c)
+}
+
+// checkOutput checks --output.
+func checkOutput(c *cli.Context) error {
 	if o := c.String("output"); o != "" && o != "table" && o != "json" {
-		return nil, usagef("--output %q: want table or json", o)
+		return usagef("--output must be table or json, not %q", o)
 	}
-	return args, nil
+	return nil
 }

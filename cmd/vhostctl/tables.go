@@ -3,22 +3,14 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"sort"
 	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode"
 
-	"golang.org/x/sys/unix"
-
 	"vhostkit/switchd/control"
 )
-
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
-}
 
 // table writes rows in columns.
 func table(w io.Writer, header string, rows func(row func(cells ...any))) {
@@ -240,9 +232,12 @@ func statsTable(w io.Writer, s control.Stats, before *control.Stats) {
 		}
 	})
 	budgetsTable(w, s.Budgets)
+	if s.EventsLost > 0 {
+		fmt.Fprintf(w, "\nevents missing from the log: %d (too many came at a time)\n", s.EventsLost)
+	}
 }
 
-// uplinkTable shows the interface to the outside: its link, what passed on the wire (where it is a card of the switch's own), and what did not.
+// uplinkTable shows the uplink: its link, the counters of the wire (where it is a NIC of the switch's own), and what was lost.
 func uplinkTable(w io.Writer, u control.UplinkStats) {
 	link := "down"
 	if u.Carrier {
@@ -250,18 +245,21 @@ func uplinkTable(w io.Writer, u control.UplinkStats) {
 	} else if u.Up {
 		link = "no carrier"
 	}
-	lost := map[string]uint64{}
-	for reason, n := range map[string]uint64{"full": u.Full, "down": u.Down, "rejected": u.Rejected, "truncated": u.Truncated, "missed": u.Missed,
-		"broken": u.Broken, "spoofed": u.Spoofed, "discarded": u.Discarded} {
-		if n > 0 {
-			lost[reason] = n
+	lost, other := map[string]uint64{}, map[string]uint64{}
+	for _, c := range u.AllCounters() {
+		switch {
+		case c.Value == 0, c.Name == "wire_rx", c.Name == "wire_tx", c.Name == "lent": // nothing to tell; have columns
+		case c.Lost:
+			lost[c.Name] = c.Value
+		default:
+			other[c.Name] = c.Value
 		}
 	}
-	table(w, "UPLINK DRIVER LINK MTU POOLS WIRE-RX WIRE-TX LENT LOST", func(row func(...any)) {
+	table(w, "UPLINK DRIVER LINK MTU POOLS WIRE-RX WIRE-TX LENT LOST OTHER", func(row func(...any)) {
 		if u.Pools == 0 {
-			row(u.Name, u.Driver, link, u.MTU, "-", "-", "-", "-", reasons(lost))
+			row(u.Name, u.Driver, link, u.MTU, "-", "-", "-", "-", reasons(lost), reasons(other))
 		} else {
-			row(u.Name, u.Driver, link, u.MTU, u.Pools, u.WireRX, u.WireTX, u.Lent, reasons(lost))
+			row(u.Name, u.Driver, link, u.MTU, u.Pools, u.WireRX, u.WireTX, u.Lent, reasons(lost), reasons(other))
 		}
 	})
 }

@@ -104,9 +104,11 @@ func TestUplinkTable(t *testing.T) {
 		want  string // after the name
 	}{
 		{"a card", control.UplinkStats{Driver: "ixgbe", Up: true, Carrier: true, MTU: 1500, Pools: 64, WireRX: 7, WireTX: 9, Lent: 4, Missed: 2, Spoofed: 1,
-			Discarded: 8}, "ixgbe up 1500 64 7 9 4 discarded=8 missed=2 spoofed=1"},
-		{"a tap without a cable", control.UplinkStats{Driver: "tap", Up: true, MTU: 1500}, "tap no carrier 1500 - - - - -"},
-		{"switched off", control.UplinkStats{Driver: "tap", Down: 3}, "tap down 0 - - - - down=3"},
+			Discarded: 8}, "ixgbe up 1500 64 7 9 4 discarded=8 missed=2 spoofed=1 -"},
+		{"a tap without a cable", control.UplinkStats{Driver: "tap", Up: true, MTU: 1500}, "tap no carrier 1500 - - - - - -"},
+		{"switched off", control.UplinkStats{Driver: "tap", Down: 3}, "tap down 0 - - - - down=3 -"},
+		{"counters that have no column", control.UplinkStats{Driver: "ixgbe", Up: true, Carrier: true, MTU: 1500, Pools: 64, Counters: []control.Counter{
+			{Name: "late", Lost: true, Value: 2}, {Name: "resets", Value: 1}, {Name: "full", Lost: true}}}, "ixgbe up 1500 64 0 0 0 late=2 resets=1"},
 	} {
 		var b strings.Builder
 		test.stats.Name = "way-out"

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"vhostkit/hugepages/kernelargs"
-	"vhostkit/templates/edit"
+	"vhostkit/internal/sysedit"
 )
 
 // ErrNoLoader says that no known way of keeping the command line was found.
@@ -96,7 +96,7 @@ type Host struct {
 // Plan is the change of the command line.
 type Plan struct {
 	Loader Kind
-	Files  []edit.File // to change first
+	Files  []sysedit.File // to change first
 	// Commands are to run after the files have changed, also when they are put back.
 	Commands [][]string
 	// Revert are to run instead of Commands to go back, where the change is not in files.
@@ -185,6 +185,6 @@ func (h Host) glob(pattern string) []string {
 	return list
 }
 
-func file(path string, content []byte) edit.File {
-	return edit.File{Path: path, Content: content, Mode: 0o644, UID: -1, GID: -1}
+func file(path string, content []byte) sysedit.File {
+	return sysedit.File{Path: path, Content: content, Mode: 0o644, UID: -1, GID: -1}
 }

@@ -17,7 +17,7 @@ func TestMount(t *testing.T) {
 		"/dev/a / x\r\n":   "/dev/a / x\r\n" + line + "\r\n",
 		line:               "",
 		"x /mnt/huge/ hugetlbfs nosuid,pagesize=2048K 0 0\n": "",
-		// The line of the old guide, with the wrong size.
+		// The line in the guide to DPDK's vhost sample, with the wrong size.
 		"hugetlbfs /mnt/huge hugetlbfs defaults,pagesize=1G 0 0\n": "hugetlbfs /mnt/huge hugetlbfs defaults,pagesize=2M 0 0\n",
 		"a /mnt/huge hugetlbfs mode=1770\t0 0 # x\n":               "a /mnt/huge hugetlbfs mode=1770,pagesize=2M\t0 0 # x\n",
 		"a /mnt/huge hugetlbfs":                                    "a /mnt/huge hugetlbfs pagesize=2M",

@@ -108,7 +108,7 @@ func Restore(f Files, done []Done) error {
 		if got, err := set(f, node, Target{d.Node, d.Size, to}); err != nil {
 			all = joined(err, all)
 		} else if got != to {
-			all = joined(fmt.Errorf("%w: putting back %d pages of %v on node %d, %d are there", ErrShort, to, d.Size, d.Node, got), all)
+			all = joined(fmt.Errorf("%w: restoring %d pages of %v on node %d, got %d", ErrShort, to, d.Size, d.Node, got), all)
 		}
 	}
 	return all

@@ -13,10 +13,11 @@ import (
 
 	"github.com/hashicorp/go-multierror"
 
+	"vhostkit/internal/host"
+	"vhostkit/internal/sysedit"
 	"vhostkit/libvirt"
 	"vhostkit/libvirt/domainxml"
 	"vhostkit/switchd/control"
-	"vhostkit/templates/edit"
 )
 
 // Switch is what is wanted of a running switchd (control.Client).
@@ -71,14 +72,14 @@ const (
 	unplugPoll    = 100 * time.Millisecond
 )
 
-// Empty tells that everything is as it shall be.
+// Empty reports whether there is nothing to change.
 func (p *Plan) Empty() bool {
 	return p.before == p.after && len(p.swaps) == 0 && !p.Started && len(p.remove) == 0
 }
 
 // Diff is the change of the configuration.
 func (p *Plan) Diff() string {
-	return edit.Diff("a/"+p.Domain+".xml", "b/"+p.Domain+".xml", hide(p.before), hide(p.after))
+	return sysedit.Diff("a/"+p.Domain+".xml", "b/"+p.Domain+".xml", hide(p.before), hide(p.after))
 }
 
 var passwords = regexp.MustCompile(`(passwd=)('[^']*'|"[^"]*")`)
@@ -132,10 +133,10 @@ func newPlan(conn libvirt.Connection, sw Switch, r Request) (*Plan, error) {
 		return nil, fmt.Errorf("domain %s is transient, it has no configuration to change: define it first (virsh define)", p.Domain)
 	}
 	if r.Live && !running {
-		return nil, fmt.Errorf("domain %s does not run: leave --live away", p.Domain)
+		return nil, fmt.Errorf("domain %s is not running; omit --live", p.Domain)
 	}
 	if r.Start && running {
-		return nil, fmt.Errorf("domain %s runs already: leave --start away", p.Domain)
+		return nil, fmt.Errorf("domain %s is already running; omit --start", p.Domain)
 	}
 	p.running, p.Started = running, r.Start
 	p.before, err = d.XML(false)
@@ -161,15 +162,12 @@ func (p *Plan) namer(ctx context.Context, r Request) (func(domainxml.Interface) 
 		case !control.IsNotFound(err):
 			return "", "", err
 		}
-		if len(socket) > maxSocketPath {
-			return "", "", fmt.Errorf("socket path %s has more than %d bytes: give switchd a shorter --socket-dir", socket, maxSocketPath)
+		if len(socket) > host.MaxSocketPath {
+			return "", "", fmt.Errorf("socket path %s has more than %d bytes: give switchd a shorter --socket-dir", socket, host.MaxSocketPath)
 		}
 		return name, socket, nil
 	}, nil
 }
-
-// maxSocketPath is what sun_path holds.
-const maxSocketPath = 107
 
 // PortName is the name of the port of a domain's interface.
 func PortName(domain string, index int) string {
@@ -242,12 +240,12 @@ func newSwap(from, mac, to string) (swap, error) {
 
 func (p *Plan) notes(r Request) {
 	if p.PowerCycle {
-		p.Notes = append(p.Notes, fmt.Sprintf("the running guest goes on as before: stop and start it (virsh shutdown %s; virsh start %s); a reboot "+
+		p.Notes = append(p.Notes, fmt.Sprintf("the running guest is unchanged: stop and start it (virsh shutdown %s; virsh start %s); a reboot "+
 			"inside the guest is not enough", p.Domain, p.Domain))
 	}
 	if version, err := p.conn.Version(); err == nil && version < 11002000 && r.Memory == domainxml.MemoryKeep {
 		if d, err := domainxml.Inspect(p.after); err == nil && !d.Memory.Shared {
-			p.Notes = append(p.Notes, "the memory is not shared: this libvirt starts the domain without a word, and no packet flows")
+			p.Notes = append(p.Notes, "the memory is not shared: this libvirt starts the domain without a warning, but no packets flow")
 		}
 	}
 	if r.CUSE != "" {
@@ -362,7 +360,7 @@ func (p *Plan) Apply(ctx context.Context, progress func(string)) error {
 	}
 	for _, name := range p.remove {
 		if err := p.sw.RemovePort(ctx, name); err != nil && !control.IsNotFound(err) {
-			return err // the domain is as it shall be; a port too many harms nobody
+			return err // the domain is done; a leftover port is harmless
 		}
 		progress("port " + name + " removed from switchd")
 	}

@@ -262,7 +262,7 @@ func TestRefusals(t *testing.T) {
 	ctx := context.Background()
 	l, s := newFakes()
 	for want, change := range map[string]func(*Request){
-		"no such domain": func(r *Request) { r.Domain = "vm2" }, "does not run": func(r *Request) { r.Live = true },
+		"no such domain": func(r *Request) { r.Domain = "vm2" }, "is not running; omit --live": func(r *Request) { r.Live = true },
 		"no interface is called": func(r *Request) { r.Interfaces = []string{"net7"} },
 	} {
 		r := Request{Domain: "vm1"}

@@ -123,7 +123,8 @@ func checkDomainQEMU(ctx context.Context, e *Env, d *domain) Result {
 	return merge(all...).from(emulator)
 }
 
-// checkBootC is the guide's: on Ubuntu a guest on hugepages did not start without a boot device on the command line.
+// checkBootC is from the guide to DPDK's vhost sample (docs/dpdk-compat.md, 4): on Ubuntu a guest on hugepages did not
+// start without a boot device on the command line.
 func checkBootC(_ context.Context, e *Env, d *domain) Result {
 	release := text(e.Files, "/etc/os-release")
 	if !strings.Contains(release, "ID=ubuntu") {

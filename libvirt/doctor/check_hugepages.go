@@ -12,7 +12,7 @@ func hugepageChecks() []Check {
 	return []Check{
 		{ID: "hugepages-pool", Group: "hugepages", Title: "hugepages are reserved and free", Scope: Host, Run: checkPool},
 		{ID: "hugepages-boot", Group: "hugepages", Title: "the kernel got the hugepages its command line asks for", Scope: Host, Run: checkBootPages},
-		{ID: "hugepages-overcommit", Group: "hugepages", Title: "no hugepages are promised that are not there", Scope: Host, Run: checkOvercommit},
+		{ID: "hugepages-overcommit", Group: "hugepages", Title: "hugepages are not overcommitted", Scope: Host, Run: checkOvercommit},
 		{ID: "hugepages-default-size", Group: "hugepages", Title: "the default size is one that has pages", Scope: Host, Run: checkDefaultSize},
 		{ID: "hugepages-mounted", Group: "hugepages", Title: "hugetlbfs is mounted for each pool", Scope: Host, Run: checkMounted},
 		{ID: "hugepages-mount-order", Group: "hugepages", Title: "hugetlbfs was mounted before libvirt started", Scope: Host, Run: checkMountOrder},

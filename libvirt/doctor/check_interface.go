@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+
+	"vhostkit/internal/host"
 )
 
 func interfaceChecks() []Check {
@@ -83,18 +85,15 @@ func checkOffloads(_ context.Context, _ *Env, d *domain, n netDevice) Result {
 		"offloads are on: the guest may send frames without checksums, which nobody completes over vhost-cuse")
 }
 
-// longestSocket is sun_path without its NUL, in bytes (unix(7)).
-const longestSocket = 107
-
 func checkSocketPath(_ context.Context, _ *Env, d *domain, n netDevice) Result {
 	switch length := len(n.Source.Path); {
 	case !n.vhostUser():
 		return notApplicable("no socket")
 	case length == 0:
 		return fail("vhostctl attach "+quote(d.Name), "no socket is named")
-	case length > longestSocket:
+	case length > host.MaxSocketPath:
 		return fail("virsh edit "+quote(d.Name)+"   # a shorter path, such as those of vhostctl port add", "%d bytes, and %d are possible: %s", length,
-			longestSocket, n.Source.Path)
+			host.MaxSocketPath, n.Source.Path)
 	}
 	return ok("%s", n.Source.Path)
 }

@@ -11,7 +11,7 @@ func kernelChecks() []Check {
 	return []Check{
 		{ID: "kvm", Group: "kernel", Title: "KVM is usable", Scope: Host, Run: checkKVM},
 		{ID: "cuse", Group: "kernel", Title: "the kernel has CUSE, for vhost-cuse", Scope: Host, Run: checkCUSE},
-		{ID: "eventfd-link", Group: "kernel", Title: "the old module eventfd_link is gone", Scope: Host, Run: checkEventfdLink},
+		{ID: "eventfd-link", Group: "kernel", Title: "obsolete module eventfd_link is not loaded", Scope: Host, Run: checkEventfdLink},
 		{ID: "nic-82599", Group: "kernel", Title: "an 82599 can be driven from user space", Scope: Host, Run: check82599},
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"vhostkit/switchd/control"
+	"vhostkit/switchd/control/names"
 )
 
 func portChecks() []Check {
@@ -154,7 +155,7 @@ func checkPortMemory(_ *Env, p plugged) Result {
 	}
 	want := p.domain.now.Memory.kib()
 	switch {
-	case sum == 0 && !running(p.after) && !strings.Contains(p.after.Reason, "not shared"):
+	case sum == 0 && !running(p.after) && !strings.HasPrefix(p.after.Reason, names.WaitingNotShared):
 		return notApplicable("the guest's driver has not started") // or has stopped: no ring, no memory
 	case sum == 0:
 		return fail("vhostctl attach "+quote(p.domain.Name)+"   # then stop and start it", "nothing is mapped: its memory is not shared")
@@ -175,21 +176,18 @@ func checkFeatures(_ *Env, p plugged) Result {
 			pairs++
 		}
 	}
-	has := func(name string) bool {
-		return slices.ContainsFunc(port.Features, func(f string) bool { return strings.Contains(f, name) })
-	}
 	want := p.iface.Driver.Queues
 	switch {
 	case want > 1 && pairs > 0 && pairs < want:
 		return warn(fmt.Sprintf("in the guest: ethtool -L DEV combined %d   # and switchd --max-queue-pairs %d or more", want, want),
 			"%d of %d queue pairs run", pairs, want)
-	case p.iface.Driver.Packed == "on" && port.Ring != "packed":
+	case p.iface.Driver.Packed == "on" && port.Ring != names.RingPacked:
 		return warn("upgrade the guest's driver (Linux 5.0 or newer)", "packed='on', and the guest uses split rings")
-	case !has("VERSION_1"):
-		return warn("boot the guest: firmware such as iPXE is legacy, too; or upgrade its driver", "the guest uses the legacy interface: slower, and without packed rings")
+	case !slices.Contains(port.Features, names.FeatureVersion1):
+		return warn("boot the guest's OS (iPXE uses the legacy interface), or update its virtio driver", "the guest uses the legacy interface: slower, and without packed rings")
 	}
 	note := ""
-	if !slices.ContainsFunc(port.ProtocolFeatures, func(f string) bool { return strings.Contains(f, "LOG_SHMFD") }) {
+	if !slices.Contains(port.ProtocolFeatures, names.ProtocolLogShmfd) {
 		note = "; virsh save and live migration are refused (no LOG_SHMFD)"
 	}
 	return ok("%s rings, %d queue pairs%s", port.Ring, pairs, note)
@@ -204,7 +202,7 @@ func checkPortMTU(_ *Env, p plugged) Result {
 	case asked != 0 && asked != p.after.MTU:
 		return warn(fmt.Sprintf("in the guest: ip link set DEV mtu %d   # and switchd --mtu %d", asked, asked), "<mtu size='%d'/>, and the port has %d",
 			asked, p.after.MTU)
-	case u.Driver != "none" && u.Up && u.MTU < p.after.MTU:
+	case u.Driver != names.UplinkNone && u.Up && u.MTU < p.after.MTU:
 		return warn(fmt.Sprintf("ip link set %s mtu %d", u.Name, p.after.MTU), "%d, and the uplink %s has %d", p.after.MTU, u.Name, u.MTU)
 	}
 	return ok("%d", p.after.MTU)

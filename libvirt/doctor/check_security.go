@@ -14,7 +14,7 @@ func securityChecks() []Check {
 		{ID: "apparmor", Group: "security", Title: "AppArmor lets libvirt use the wrapper", Scope: Host, Run: checkAppArmor},
 		{ID: "device-acl", Group: "security", Title: "QEMU can get the device of vhost-cuse", Scope: Host, Run: checkDeviceACL},
 		{ID: "qemu-namespaces", Group: "security", Title: "libvirt isolates QEMU's /dev", Scope: Host, Run: checkNamespaces},
-		{ID: "same-world", Group: "security", Title: "libvirt and switchd see the same files and users", Scope: Host, Run: checkSameWorld},
+		{ID: "same-world", Group: "security", Title: "libvirt and switchd share mount and user namespaces", Scope: Host, Run: checkSameWorld},
 	}
 }
 
@@ -89,7 +89,7 @@ func checkAppArmor(ctx context.Context, e *Env) Result {
 	guest := text(e.Files, abstraction) + "\n" + text(e.Files, localAbstraction)
 	daemon := text(e.Files, daemonProfile) + "\n" + text(e.Files, localDaemon)
 	var all []Result
-	const install = "vhostctl install-acl"
+	const install = "vhostctl host setup"
 	if !mentions(guest, file) {
 		all = append(all, fail(install+"   # or add to "+localAbstraction+":  "+file+" rmix,", "no rule for %s: cannot execute binary: Permission denied", file))
 	}
@@ -137,7 +137,7 @@ func checkDeviceACL(ctx context.Context, e *Env) Result {
 		case err == nil:
 			all = append(all, ok("%s comes from switchd over %s (cgroup %s)", device, broker, version))
 		default:
-			all = append(all, fail("vhostctl install-acl --device "+quote(device)+"   # or start switchd, which passes descriptors",
+			all = append(all, fail("vhostctl host setup --device "+quote(device)+"   # or start switchd, which passes descriptors",
 				"QEMU may not open %s (cgroup %s), and switchd passes no descriptors at %s", device, version, broker))
 		}
 	}
@@ -193,7 +193,7 @@ func checkSameWorld(ctx context.Context, e *Env) Result {
 	seen, err := e.Files.Stat(fmt.Sprintf("/proc/%d/root%s", daemon.PID, e.SocketDir))
 	here, err2 := e.Files.Stat(fmt.Sprintf("/proc/%d/root%s", v.PID, e.SocketDir))
 	if err2 == nil && (err != nil || seen.Inode != here.Inode || seen.Device != here.Device) {
-		return fail("share "+e.SocketDir+" between both", "%s does not see switchd's sockets in %s", daemon.Comm, e.SocketDir)
+		return fail("bind-mount "+e.SocketDir+" into libvirt's container", "%s does not see switchd's sockets in %s", daemon.Comm, e.SocketDir)
 	}
 	return ok("same users, same sockets")
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"vhostkit/switchd/control"
+	"vhostkit/switchd/control/names"
 )
 
 func switchdChecks() []Check {
@@ -69,7 +70,7 @@ func checkUplink(before, after control.Stats) Result {
 	u := after.Uplink
 	rising := func(a, b uint64) bool { return b > a }
 	switch {
-	case u.Driver == "none" || u.Driver == "":
+	case u.Driver == names.UplinkNone || u.Driver == "":
 		return notApplicable("the switch has none: guests reach each other only")
 	case !u.Up:
 		return fail("ip link set "+u.Name+" up", "%s (%s) is down", u.Name, u.Driver)
@@ -112,7 +113,7 @@ func checkMTUs(_, after control.Stats) Result {
 			by[p.MTU] = append(by[p.MTU], portLabel(p))
 		}
 	}
-	if u := after.Uplink; u.Driver != "none" && u.MTU > 0 && len(by) > 0 {
+	if u := after.Uplink; u.Driver != names.UplinkNone && u.MTU > 0 && len(by) > 0 {
 		by[u.MTU] = append(by[u.MTU], "uplink "+u.Name)
 	}
 	switch len(by) {

@@ -28,7 +28,7 @@ func checkWrapper(ctx context.Context, e *Env) Result {
 	if file == "" {
 		return notApplicable("qemu-wrap is not installed; vhost-user interfaces do not need it")
 	}
-	const install = "vhostctl install-acl"
+	const install = "vhostctl host setup"
 	w, err := e.Files.Stat(file)
 	if err != nil {
 		if wanted {

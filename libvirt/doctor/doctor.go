@@ -1,4 +1,4 @@
-// Package doctor looks at a host, and at one domain of it, for what keeps packets from flowing, and says how to mend each.
+// Package doctor looks at a host, and at one domain of it, for what keeps packets from flowing, and suggests a fix for each.
 //
 // A check reads the system through Env only: files, libvirt, switchd, commands. None of them changes anything.
 package doctor
@@ -14,7 +14,7 @@ import (
 // Status is what a check found.
 type Status string
 
-// What a check can find. Unknown is neither good nor bad: the Detail says why it could not be told.
+// What a check can find. Unknown is neither good nor bad: the Detail says why there is no result.
 const (
 	OK            Status = "ok"
 	Warn          Status = "warn"
@@ -71,7 +71,7 @@ type Report struct {
 	Checks []Finding      `json:"checks"`
 }
 
-// ExitCode is 0 when all is well, 1 with warnings or with something that could not be told, 2 with failures.
+// ExitCode is 0 without problems, 1 with warnings or checks without a result, 2 with failures.
 func (r Report) ExitCode() int {
 	switch r.Status {
 	case OK:

@@ -142,7 +142,7 @@ what to do
       first
       second
 
-domain vm?1 and this host need repair: 1 ok, 0 warnings, 1 failures, 0 could not be told; 1 do not apply (--all shows them)
+1 problem found for domain vm?1 and this host (1 ok, 1 failed, 0 warnings, 0 unknown, 1 skipped; --all lists them)
 `
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", &b, want)

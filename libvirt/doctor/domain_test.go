@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"vhostkit/switchd/control"
+	"vhostkit/switchd/control/names"
 )
 
 // backing is what prepares the memory of the domain.
@@ -230,7 +231,7 @@ var domainScenarios = []scenario{
 		r.port().State, r.port().Reason = control.StateConnected, "driver not started (no ring runs)"
 	}, Warn, "no ring runs", "virtio_net"},
 	{"port-memory", "a ring lies elsewhere", func(r *rig) {
-		r.port().State, r.port().Reason, r.port().Memory = control.StateConnected, "memory not shared: vring 0", nil
+		r.port().State, r.port().Reason, r.port().Memory = control.StateConnected, names.WaitingNotShared+": vring 0", nil
 		r.port().Queues[0].RXRunning, r.port().Queues[0].TXRunning = false, false
 	}, Fail, "not shared", "attach"},
 	{"port-memory", "mapped", nil, OK, "512 MiB in 1 regions", ""},
@@ -241,7 +242,7 @@ var domainScenarios = []scenario{
 	{"port-features", "fine", nil, OK, "no LOG_SHMFD", ""},
 	{"port-features", "queues", func(r *rig) { r.edit("queues='1'", "queues='4'") }, Warn, "1 of 4 queue pairs run", "combined 4"},
 	{"port-features", "packed", func(r *rig) { r.edit("queues='1'", "packed='on'") }, Warn, "split", "Linux 5.0"},
-	{"port-features", "legacy", func(r *rig) { r.port().Features = []string{"VIRTIO_NET_F_MTU"} }, Warn, "legacy", "driver"},
+	{"port-features", "legacy", func(r *rig) { r.port().Features = []string{names.FeatureMTU} }, Warn, "legacy", "driver"},
 	{"port-features", "none", func(r *rig) { r.port().Features = nil }, NotApplicable, "", ""},
 
 	{"port-mtu", "one", nil, OK, "1500", ""},

@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"vhostkit/switchd/control"
+	"vhostkit/switchd/control/names"
 )
 
 const hostPool = hostPools + "/hugepages-2048kB/"
 
-// installWrapper puts qemu-wrap where install-acl does.
+// installWrapper puts qemu-wrap where host setup does.
 func installWrapper(r *rig) { r.files.mode("/usr/bin/qemu-wrap", 0o755, 0, 0) }
 
 func useCUSE(r *rig) {
@@ -185,7 +186,7 @@ var hostScenarios = []scenario{
 	{"wrapper", "writable by all", func(r *rig) { r.files.mode("/usr/bin/qemu-wrap", 0o777, 0, 0) }, Fail, "others than its owner", "chmod go-w"},
 	{"wrapper", "other owner", func(r *rig) { r.files.mode("/usr/bin/qemu-wrap", 0o755, 1000, 1000) }, Warn, "owner 1000:1000", "chown --reference"},
 	{"wrapper", "no QEMU to compare with", func(r *rig) { installWrapper(r); delete(r.files, "/usr/bin/qemu-system-x86_64") }, OK, "", ""},
-	{"wrapper", "the domain's is missing", func(r *rig) { r.edit("/usr/bin/qemu-system-x86_64", "/opt/qemu-wrap") }, Fail, "/opt/qemu-wrap is not there", "install-acl"},
+	{"wrapper", "the domain's is missing", func(r *rig) { r.edit("/usr/bin/qemu-system-x86_64", "/opt/qemu-wrap") }, Fail, "/opt/qemu-wrap is not there", "host setup"},
 	{"wrapper", "closed", func(r *rig) { installWrapper(r); r.files["/usr/bin/qemu-wrap"].err = fs.ErrPermission }, NotApplicable, "", ""},
 
 	{"wrapper-emulator", "not installed", nil, NotApplicable, "", ""},
@@ -237,7 +238,7 @@ var hostScenarios = []scenario{
 		r.files.put("/sys/fs/cgroup/cgroup.controllers", "cpu")
 	}, OK, "comes from switchd over /run/vhostkit/qemu.sock (cgroup v2)", ""},
 	{"device-acl", "commented out", func(r *rig) { useCUSE(r); r.files.put(qemuConf, "#cgroup_device_acl = [ \"/dev/usvhost\" ]") }, Fail,
-		"may not open /dev/usvhost", "install-acl --device /dev/usvhost"},
+		"may not open /dev/usvhost", "host setup --device /dev/usvhost"},
 
 	{"qemu-namespaces", "default", nil, OK, "", ""},
 	{"qemu-namespaces", "off", func(r *rig) { r.files.put(qemuConf, "namespaces = [ ]\n") }, Warn, "whole /dev", "remove namespaces"},
@@ -246,7 +247,7 @@ var hostScenarios = []scenario{
 
 	{"same-world", "same", nil, OK, "", ""},
 	{"same-world", "users", func(r *rig) { r.files["/proc/700/ns/user"].link = "user:[2]" }, Warn, "user namespaces", "one container"},
-	{"same-world", "files", func(r *rig) { r.files["/proc/700/root/run/vhostkit/ports"].Inode = 9 }, Fail, "does not see", "share"},
+	{"same-world", "files", func(r *rig) { r.files["/proc/700/root/run/vhostkit/ports"].Inode = 9 }, Fail, "does not see", "bind-mount"},
 	{"same-world", "hidden", func(r *rig) { delete(r.files, "/proc/800/ns/user") }, Unknown, "root only", ""},
 	{"same-world", "no switchd", unreachable, NotApplicable, "", ""},
 
@@ -261,7 +262,7 @@ var hostScenarios = []scenario{
 	{"switchd-version", "down", unreachable, NotApplicable, "", ""},
 
 	{"uplink", "up", nil, OK, "vhk0 (tap), MTU 1500", ""},
-	{"uplink", "none", func(r *rig) { r.sw.after.Uplink = control.UplinkStats{Driver: "none"} }, NotApplicable, "none", ""},
+	{"uplink", "none", func(r *rig) { r.sw.after.Uplink = control.UplinkStats{Driver: names.UplinkNone} }, NotApplicable, "none", ""},
 	{"uplink", "down", func(r *rig) { r.sw.after.Uplink.Up = false }, Fail, "is down", "ip link set vhk0 up"},
 	{"uplink", "no carrier", func(r *rig) { r.sw.after.Uplink.Carrier = false }, Warn, "no carrier", "cable"},
 	{"uplink", "losing", func(r *rig) { r.sw.before.Uplink.Full, r.sw.after.Uplink.Full = 5, 9 }, Warn, "9 had no room", "ip -s link"},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"vhostkit/switchd/control"
+	"vhostkit/switchd/control/names"
 )
 
 // fakeFile is an entry of fakeFiles; directories between are there by themselves, root's, mode 0755.
@@ -203,14 +204,14 @@ func newRig() *rig {
 	connected := daemonStart
 	port := control.Port{
 		ID: 0, Name: "vm1-net0", Socket: socketFile, State: control.StateReady, MACs: []string{guestMAC}, VLAN: 1000, Connected: &connected,
-		Peer: &control.Peer{PID: guestPID, UID: qemuUID, GID: kvmGID}, Features: []string{"VIRTIO_F_VERSION_1"}, Ring: "split", MTU: 1500,
-		ProtocolFeatures: []string{"VHOST_USER_PROTOCOL_F_MQ"}, Memory: []control.MemoryRegion{{Size: 512 << 20}},
+		Peer: &control.Peer{PID: guestPID, UID: qemuUID, GID: kvmGID}, Features: []string{names.FeatureVersion1}, Ring: names.RingSplit, MTU: 1500,
+		ProtocolFeatures: []string{names.ProtocolMQ}, Memory: []control.MemoryRegion{{Size: 512 << 20}},
 		Queues: []control.Queue{{RXRunning: true, TXRunning: true}},
 	}
 	stats := func() control.Stats {
 		p := port
 		p.Queues = slices.Clone(port.Queues)
-		return control.Stats{Ports: []control.Port{p}, Workers: []control.Worker{{Core: 2}}, Uplink: control.UplinkStats{Name: "vhk0", Driver: "tap",
+		return control.Stats{Ports: []control.Port{p}, Workers: []control.Worker{{Core: 2}}, Uplink: control.UplinkStats{Name: "vhk0", Driver: names.UplinkTap,
 			Up: true, Carrier: true, MTU: 1500}}
 	}
 	r.sw = &fakeSwitch{version: control.VersionInfo{Version: "v1", PID: 800}, before: stats(), after: stats()}

@@ -37,26 +37,36 @@ func Write(w io.Writer, r Report, colour, all bool) {
 		fmt.Fprintf(w, "  %s  %-*s  %s\n", paint(c.Status, fmt.Sprintf("%-4s", words[c.Status])), width, c.Title, Plain(c.Detail))
 	}
 	writeFixes(w, r, paint)
-	fmt.Fprintf(w, "\n%s: %d ok, %d warnings, %d failures, %d could not be told", paint(r.Status, summary(r)), r.Counts[OK], r.Counts[Warn],
-		r.Counts[Fail], r.Counts[Unknown])
+	fmt.Fprintf(w, "\n%s (%d ok, %d failed, %d warnings, %d unknown", paint(r.Status, summary(r)), r.Counts[OK], r.Counts[Fail],
+		r.Counts[Warn], r.Counts[Unknown])
 	if hidden > 0 {
-		fmt.Fprintf(w, "; %d do not apply (--all shows them)", hidden)
+		fmt.Fprintf(w, ", %d skipped; --all lists them", hidden)
 	}
-	fmt.Fprintln(w)
+	fmt.Fprintln(w, ")")
 }
 
+// summary tells the worst of what was found.
 func summary(r Report) string {
-	what, verb, look := "this host", "needs repair", "wants a look"
+	where := "on this host"
 	if r.Domain != "" {
-		what, verb, look = "domain "+Plain(r.Domain)+" and this host", "need repair", "want a look"
+		where = "for domain " + Plain(r.Domain) + " and this host"
 	}
 	switch r.Status {
-	case OK:
-		return "all is well with " + what
 	case Fail:
-		return what + " " + verb
+		return count(r.Counts[Fail], "problem") + " found " + where
+	case Warn:
+		return count(r.Counts[Warn], "warning") + " " + where
+	case Unknown:
+		return count(r.Counts[Unknown], "check") + " without a result " + where
 	}
-	return what + " " + look
+	return "no problems found " + where
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 func writeFixes(w io.Writer, r Report, paint func(Status, string) string) {

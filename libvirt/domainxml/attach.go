@@ -143,7 +143,7 @@ var loses = map[string]string{
 	"filterref":   "libvirt cannot filter what goes past the kernel",
 	"vlan":        "libvirt cannot tag what goes past the kernel: each port of switchd has a VLAN of its own",
 	"port":        "libvirt cannot isolate what goes past the kernel",
-	"virtualport": "the switch knows no such profile",
+	"virtualport": "not supported by switchd",
 	"coalesce":    "there is no kernel interface to coalesce for",
 }
 
@@ -176,7 +176,7 @@ func (a *attachment) useVhostUser(n *node, i Interface) error {
 		}
 		a.editor.remove(c)
 		if why := loses[c.name]; why != "" {
-			a.changed("interface %s: <%s> is taken out; %s", i.name(), c.name, why)
+			a.changed("interface %s: removed <%s>: %s", i.name(), c.name, why)
 		}
 	}
 	if i.Model == "" {

@@ -28,7 +28,7 @@ func Detach(text string, force bool) (Result, error) {
 		}
 	}
 	if len(d.touched) > 0 && !force {
-		return Result{}, fmt.Errorf("%w: %s; look at virsh dumpxml, then vhostctl detach --force puts back what was there before attach and is still there",
+		return Result{}, fmt.Errorf("%w: %s; see virsh dumpxml; vhostctl detach --force reverts what of it is still there",
 			ErrChanged, strings.Join(d.touched, ", "))
 	}
 	for k, p := range r.Pieces {
@@ -56,7 +56,7 @@ func (d *detachment) restore(root *node, p piece, now *node) {
 	case now == nil && p.Kind == pieceBacking && p.Was != "":
 		d.after(memoryAnchor(root), p.Was)
 	case now == nil:
-		what = "is gone, nothing to put back"
+		what = "is gone, nothing to revert"
 	case p.attribute() != "":
 		if start, end, ok := findAttr(d.text[now.start:now.open], p.attribute()); ok {
 			d.replace(now.start+start, now.start+end, p.Was)

@@ -17,7 +17,7 @@ type Settings struct {
 // defaultDevices are what libvirt allows when the file does not even show its default list.
 var defaultDevices = []string{"/dev/null", "/dev/full", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/ptmx", "/dev/kvm"}
 
-// gone are devices that old files and the old guide list.
+// gone are devices that old files and the guide to DPDK's vhost sample list.
 var gone = []string{"/dev/kqemu", "/dev/rtc", "/dev/hpet"}
 
 // Edit gives the file's text with the settings, and what was changed. A second Edit changes nothing.

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vhostkit/internal/host"
 	"vhostkit/switchd/budget"
 )
 
@@ -46,24 +47,13 @@ func withCaller(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, callerKey{}, caller)
 }
 
-// peerOf asks the kernel for the process that connected (SO_PEERCRED, unix(7)).
+// peerOf tells who is at the other end of one of the server's connections.
 func peerOf(c net.Conn) (Peer, error) {
 	u, ok := unixConn(c)
 	if !ok {
-		return Peer{}, fmt.Errorf("connection of type %T", c)
+		return host.NoPeer(), fmt.Errorf("connection of type %T", c)
 	}
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return Peer{}, err
-	}
-	var cred *unix.Ucred
-	if e := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); e != nil {
-		return Peer{}, e
-	}
-	if err != nil {
-		return Peer{}, err
-	}
-	return Peer{PID: int(cred.Pid), UID: int(cred.Uid), GID: int(cred.Gid)}, nil
+	return host.PeerOf(u)
 }
 
 // unixConn finds the socket of a connection that the gate counts.

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"vhostkit/internal/host"
 	"vhostkit/switchd/budget"
 	"vhostkit/switchd/unixsocket"
 )
@@ -121,7 +122,7 @@ func (g *gate) run() {
 func (g *gate) admit(conn net.Conn) {
 	peer, err := peerOf(conn)
 	if err != nil {
-		peer = Peer{PID: -1, UID: -1, GID: -1}
+		peer = host.NoPeer()
 	}
 	c := &guest{Conn: conn, gate: g, peer: peer}
 	if g.budget != nil {

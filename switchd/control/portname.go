@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// maxPortName is the longest name of a port, in bytes.
-const maxPortName = 63
+// MaxPortName is the longest name of a port, in bytes.
+const MaxPortName = 63
 
 // PortName makes a port's name of a machine's name and one of its interfaces', the same each time. A name that has to be changed to be one
 // gets a checksum, so that different machines never share a port.
@@ -21,10 +21,10 @@ func PortName(machine, part string) string {
 	if c := name[0]; !(c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z') {
 		name = "vm-" + name
 	}
-	if name == machine+"-"+part && len(name) <= maxPortName {
+	if name == machine+"-"+part && len(name) <= MaxPortName {
 		return name
 	}
 	sum := sha256.Sum256([]byte(machine + "\x00" + part))
 	suffix := "-" + hex.EncodeToString(sum[:4])
-	return name[:min(len(name), maxPortName-len(suffix))] + suffix
+	return name[:min(len(name), MaxPortName-len(suffix))] + suffix
 }

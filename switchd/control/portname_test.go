@@ -13,7 +13,7 @@ func TestPortName(t *testing.T) {
 	seen := map[string]string{}
 	for _, machine := range []string{"a b", "a_b", "a-b", "9vm", "vm-9vm", "", "ä", long, long + "b"} {
 		name := PortName(machine, "net0")
-		if len(name) > maxPortName || seen[name] != "" || !strings.ContainsAny(name[:1], "avabcdefghijklmnopqrstuvwxyz") || strings.ContainsAny(name, " ä/") {
+		if len(name) > MaxPortName || seen[name] != "" || !strings.ContainsAny(name[:1], "avabcdefghijklmnopqrstuvwxyz") || strings.ContainsAny(name, " ä/") {
 			t.Errorf("%q: %s (also %q)", machine, name, seen[name])
 		}
 		if again := PortName(machine, "net0"); again != name {

@@ -16,6 +16,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"vhostkit/internal/host"
 )
 
 // Errors that a Backend wraps to choose the status.
@@ -92,12 +94,7 @@ type Port struct {
 }
 
 // Peer is the process at the other end.
-type Peer struct {
-	PID  int    `json:"pid"`
-	UID  int    `json:"uid"`
-	GID  int    `json:"gid"`
-	Comm string `json:"comm"`
-}
+type Peer = host.Peer
 
 // MemoryRegion is a part of the guest's memory.
 type MemoryRegion struct {
@@ -171,38 +168,13 @@ type Worker struct {
 	Rings       int     `json:"rings"`
 }
 
-// UplinkStats are the way out's counters: RX came from outside.
-type UplinkStats struct {
-	Name      string `json:"name"`
-	Driver    string `json:"driver"`
-	Up        bool   `json:"up"`
-	Carrier   bool   `json:"carrier"`
-	MTU       int    `json:"mtu"`
-	Full      uint64 `json:"full"`      // frames not sent: no room
-	Down      uint64 `json:"down"`      // frames not sent: the interface is down or gone
-	Rejected  uint64 `json:"rejected"`  // frames not sent: their offload request makes no sense
-	Truncated uint64 `json:"truncated"` // received frames longer than the driver's buffers
-	// Of an uplink with a NIC of the switch's own:
-	Pools     int    `json:"pools,omitempty"`     // ports that can have a hardware pool
-	Missed    uint64 `json:"missed,omitempty"`    // received frames that found no room
-	Broken    uint64 `json:"broken,omitempty"`    // received frames with a bad checksum or length
-	Spoofed   uint64 `json:"spoofed,omitempty"`   // frames not sent: another's source address or VLAN
-	Discarded uint64 `json:"discarded,omitempty"` // frames in the card's rings when it was reset, or left there by a port that has gone
-	WireRX    uint64 `json:"wire_rx,omitempty"`   // good frames on the wire
-	WireTX    uint64 `json:"wire_tx,omitempty"`
-	Lent      uint64 `json:"lent,omitempty"` // frames sent that the card read from guests' memory (--zero-copy)
-
-	RX QueueStats `json:"rx"`
-	TX QueueStats `json:"tx"`
-}
-
 // PairStats are the counters of both directions.
 type PairStats struct {
 	RX QueueStats `json:"rx"`
 	TX QueueStats `json:"tx"`
 }
 
-// Stats is everything that counts.
+// Stats is a snapshot of all counters.
 type Stats struct {
 	UptimeSeconds float64     `json:"uptime_seconds"`
 	Ports         []Port      `json:"ports"`
@@ -211,7 +183,9 @@ type Stats struct {
 	Own           QueueStats  `json:"own"`  // frames that the switch itself sent
 	Workers       []Worker    `json:"workers"`
 	Runtime       Runtime     `json:"runtime"`
-	Budgets       []Budget    `json:"budgets,omitempty"`
+	// EventsLost counts what the log should have said (addresses that came and went, for instance) but had no room for.
+	EventsLost uint64   `json:"events_lost,omitempty"`
+	Budgets    []Budget `json:"budgets,omitempty"`
 	// Requests are the connections to the control socket and to the one for QEMU.
 	Requests RequestStats `json:"requests"`
 }

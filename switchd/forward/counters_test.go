@@ -37,9 +37,8 @@ func newFickleUplink(tb testing.TB, takes func(n int) int) *fickleUplink {
 }
 
 func (u *fickleUplink) Queue(int) uplink.Queue { return u }
-func (u *fickleUplink) Pools() int             { return 0 }
 
-func (u *fickleUplink) Send(frames []uplink.TxFrame, _ *uplink.Loan) (int, error) {
+func (u *fickleUplink) Send(frames []uplink.TxFrame, _ *uplink.InFlight) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.takes(len(frames)), u.fails

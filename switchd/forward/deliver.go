@@ -26,7 +26,7 @@ func (w *worker) deliverGroups(r *transmitRing) {
 // flood gives a frame to every other port and to the uplink. It waits for none of them: a receiver that keeps the switch waiting would hold up
 // frames of everybody.
 func (w *worker) flood(r *transmitRing, i int) {
-	w.source = r
+	w.source, w.pace.flooded = r, true
 	one := [1]uint8{uint8(i)}
 	w.loss = DropNoDestination
 	reached := 0

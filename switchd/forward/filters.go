@@ -9,7 +9,8 @@ import (
 
 // The uplink's address filters follow the address table. An event says that an address has changed, not what is to be done: that is found by
 // comparing the table with what the uplink was told last. So an event that comes late does no harm, and what events that were lost should have
-// done is found by comparing everything.
+// done is found by comparing everything. An uplink that sorts nothing is told nothing, but what it would have been told is noted all the same:
+// the events that were lost are made up for by that.
 
 // addressFilter is what the uplink was told of an address.
 type addressFilter struct {
@@ -41,13 +42,20 @@ func (s *Switch) unfilter(mac ether.MAC) error {
 	}
 	delete(s.filters, mac)
 	delete(s.refused, mac)
+	if s.filterer == nil {
+		return nil
+	}
 	s.setHardware(mac, -1)
-	return s.config.Uplink.RemoveFilter(told.port, mac, s.uplinkVLAN(told.port))
+	return s.filterer.RemoveFilter(told.port, mac, s.uplinkVLAN(told.port))
 }
 
 // tell gives the uplink an address.
 func (s *Switch) tell(mac ether.MAC, port int) error {
-	err := s.config.Uplink.AddFilter(port, mac, s.uplinkVLAN(port))
+	if s.filterer == nil {
+		s.filters[mac] = addressFilter{port: port}
+		return nil
+	}
+	err := s.filterer.AddFilter(port, mac, s.uplinkVLAN(port))
 	s.filters[mac] = addressFilter{port, err}
 	if err != nil {
 		s.refused[mac] = true
@@ -67,7 +75,7 @@ func (s *Switch) retryFilters() {
 	for mac := range s.refused {
 		told := s.filters[mac]
 		full := errors.Is(told.err, uplink.ErrNoPool)
-		if full && told.port >= s.config.Uplink.Pools() {
+		if full && told.port >= s.filterer.Pools() {
 			continue // there never will be
 		}
 		if err := s.tell(mac, told.port); err != nil && !errors.Is(err, uplink.ErrNoPool) {

@@ -31,7 +31,7 @@ func (u *filtering) note(format string, args ...any) {
 	u.calls = append(u.calls, fmt.Sprintf(format, args...))
 }
 
-func (u *filtering) Send(frames []uplink.TxFrame, _ *uplink.Loan) (int, error) {
+func (u *filtering) Send(frames []uplink.TxFrame, _ *uplink.InFlight) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.note("send %d", frames[0].Port)
@@ -97,6 +97,9 @@ func TestLostEventsAboutAddresses(t *testing.T) {
 		if _, ok := s.register(ports[i%2], ether.MAC(0x020000000001+i), 1); !ok {
 			t.Fatal("not learned")
 		}
+	}
+	if lost := s.EventsLost(); lost != 8 {
+		t.Errorf("%d events were counted as lost, want 8 of ten", lost)
 	}
 	s.catchUp()
 	u.inStep(t, s, "after ten were learned")

@@ -23,61 +23,61 @@ const (
 type loans struct {
 	list       [maxLoans]lentBurst
 	head, tail uint32
-	current    uplink.Loan // of the burst that is being forwarded
-	fresh      uplink.Loan // that the uplink fills in
+	current    uplink.InFlight // of the burst that is being forwarded
+	fresh      uplink.InFlight // that the uplink fills in
 }
 
 // lentBurst is a loan and the buffers to be returned with it.
 type lentBurst struct {
-	loan   uplink.Loan
+	loan   uplink.InFlight
 	chains int
 }
 
 // newLoans makes a transmit queue ready for lending; nil where nothing is lent.
 func (s *Switch) newLoans(q *virtio.Queue) *loans {
-	if s.lender == nil {
+	if s.mapper == nil {
 		return nil
 	}
 	q.AllowHold()
 	return &loans{}
 }
 
-func (l *loans) outstanding() bool { return l != nil && (l.head != l.tail || l.current.From != nil) }
+func (l *loans) outstanding() bool { return l != nil && (l.head != l.tail || l.current.Ring != nil) }
 
 // lend gives the uplink a loan to fill in; nil if the frames of this send must be copied. A burst needs two entries at most: frames that two
 // rings of the device have.
-func (l *loans) lend() *uplink.Loan {
+func (l *loans) lend() *uplink.InFlight {
 	if l == nil || l.tail-l.head > maxLoans-2 {
 		return nil
 	}
-	l.fresh = uplink.Loan{}
+	l.fresh = uplink.InFlight{}
 	return &l.fresh
 }
 
 // lent takes up what a send has lent.
 func (l *loans) lent() {
-	if l == nil || l.fresh.From == nil {
+	if l == nil || l.fresh.Ring == nil {
 		return
 	}
-	if l.current.From != nil && l.current.From != l.fresh.From {
+	if l.current.Ring != nil && l.current.Ring != l.fresh.Ring {
 		l.push(0)
 	}
 	l.current = l.fresh
-	l.fresh = uplink.Loan{}
+	l.fresh = uplink.InFlight{}
 }
 
 func (l *loans) push(chains int) {
 	l.list[l.tail%maxLoans] = lentBurst{l.current, chains}
 	l.tail++
-	l.current = uplink.Loan{}
+	l.current = uplink.InFlight{}
 }
 
 // hold tells whether a burst of so many buffers, all of it forwarded, must be held, and notes it.
 func (l *loans) hold(chains int) bool {
 	switch {
-	case l == nil, l.current.From == nil && l.head == l.tail:
+	case l == nil, l.current.Ring == nil && l.head == l.tail:
 		return false
-	case l.current.From == nil: // lent nothing itself
+	case l.current.Ring == nil: // lent nothing itself
 		l.list[(l.tail-1)%maxLoans].chains += chains
 	default:
 		l.push(chains)
@@ -87,7 +87,7 @@ func (l *loans) hold(chains int) bool {
 
 // due is how many buffers can be returned now.
 func (l *loans) due() (chains int) {
-	for ; l.head != l.tail && l.list[l.head%maxLoans].loan.Returned(); l.head++ {
+	for ; l.head != l.tail && l.list[l.head%maxLoans].loan.Done(); l.head++ {
 		chains += l.list[l.head%maxLoans].chains
 		l.list[l.head%maxLoans] = lentBurst{}
 	}
@@ -136,8 +136,8 @@ func (r *transmitRing) settled() bool {
 	}
 	n := l.due()
 	_ = r.port.Touch(func() { r.queue.Return(n) })
-	if l.head == l.tail && l.current.Returned() { // left by a burst that a fault ended
-		l.current = uplink.Loan{}
+	if l.head == l.tail && l.current.Done() { // left by a burst that a fault ended
+		l.current = uplink.InFlight{}
 	}
 	return !l.outstanding()
 }
@@ -145,11 +145,11 @@ func (r *transmitRing) settled() bool {
 // relend takes back what memory of the port the device can read, and lends it the port's present one.
 func (p *Port) relend(m *guestmem.Memory) {
 	s := p.sw
-	if s.lender == nil || m == p.lentMemory {
+	if s.mapper == nil || m == p.lentMemory {
 		return
 	}
 	if p.lentMemory != nil {
-		if err := s.lender.TakeBack(p.id, !p.undrained); err != nil {
+		if err := s.mapper.UnmapDMA(p.id, !p.undrained); err != nil {
 			s.emit(Event{Kind: EventUplinkFailed, Port: p.id, Err: err})
 		}
 	}
@@ -157,7 +157,7 @@ func (p *Port) relend(m *guestmem.Memory) {
 	if m == nil {
 		return
 	}
-	if err := s.lender.Lend(p.id, m); err != nil {
+	if err := s.mapper.MapDMA(p.id, m); err != nil {
 		s.emit(Event{Kind: EventNotLent, Port: p.id, Err: err})
 	}
 }

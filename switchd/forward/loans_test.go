@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"vhostkit/switchd/ether"
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/uplink"
 	"vhostkit/switchd/virtio"
@@ -27,18 +26,16 @@ type reader struct {
 	mu     sync.Mutex
 	held   [][]guestmem.Segment // of frames sent, from done on
 	frames [][]byte             // that the device has read
-	calls  []string             // Lend and TakeBack
+	calls  []string             // MapDMA and UnmapDMA
 }
 
-func (u *reader) Queues() int                               { return 1 }
-func (u *reader) Queue(int) uplink.Queue                    { return u }
-func (u *reader) FD() int                                   { return -1 }
-func (u *reader) Receive([]uplink.RxFrame) (int, error)     { return 0, nil }
-func (u *reader) AddFilter(int, ether.MAC, uint16) error    { return nil }
-func (u *reader) RemoveFilter(int, ether.MAC, uint16) error { return nil }
-func (u *reader) Done(until uint32) bool                    { return int32(u.done.Load()-until) >= 0 }
+func (u *reader) Queues() int                           { return 1 }
+func (u *reader) Queue(int) uplink.Queue                { return u }
+func (u *reader) FD() int                               { return -1 }
+func (u *reader) Receive([]uplink.RxFrame) (int, error) { return 0, nil }
+func (u *reader) Done(until uint32) bool                { return int32(u.done.Load()-until) >= 0 }
 
-func (u *reader) Send(frames []uplink.TxFrame, loan *uplink.Loan) (int, error) {
+func (u *reader) Send(frames []uplink.TxFrame, loan *uplink.InFlight) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if loan == nil || u.copying.Load() {
@@ -50,7 +47,7 @@ func (u *reader) Send(frames []uplink.TxFrame, loan *uplink.Loan) (int, error) {
 	for i := range frames {
 		u.held = append(u.held, slices.Clone(frames[i].Segs))
 	}
-	*loan = uplink.Loan{From: u, Until: u.sent.Add(uint32(len(frames)))}
+	*loan = uplink.InFlight{Ring: u, Until: u.sent.Add(uint32(len(frames)))}
 	return len(frames), nil
 }
 
@@ -85,8 +82,8 @@ func (u *reader) note(format string, args ...any) error {
 	return u.refuse
 }
 
-func (u *reader) Lend(port int, _ *guestmem.Memory) error { return u.note("lend %d", port) }
-func (u *reader) TakeBack(port int, drained bool) error {
+func (u *reader) MapDMA(port int, _ *guestmem.Memory) error { return u.note("lend %d", port) }
+func (u *reader) UnmapDMA(port int, drained bool) error {
 	return u.note("take %d drained=%v waiting=%d", port, drained, u.waiting())
 }
 
@@ -248,7 +245,7 @@ func TestMemoryThatCannotBeLent(t *testing.T) {
 	why := errors.New("no room")
 	var complaints atomic.Int32
 	u := &reader{refuse: why}
-	u.copying.Store(true) // as a Lender does that has no memory
+	u.copying.Store(true) // as a DMAMapper does that has no memory
 	s := startSwitch(t, Config{VM2VM: VM2VMSoftware, Uplink: u, ZeroCopy: true, OnEvent: func(e Event) {
 		if e.Kind == EventNotLent && errors.Is(e.Err, why) {
 			complaints.Add(1)

@@ -25,6 +25,7 @@ type taggedFrame struct {
 	vlan     int
 }
 
+func (u *poolsUplink) Pools() int                                { return u.pools }
 func (u *poolsUplink) Queues() int                               { return 1 }
 func (u *poolsUplink) Queue(int) uplink.Queue                    { return u }
 func (u *poolsUplink) FD() int                                   { return -1 }
@@ -38,7 +39,7 @@ func (u *poolsUplink) AddFilter(port int, _ ether.MAC, _ uint16) error {
 	return nil
 }
 
-func (u *poolsUplink) Send(frames []uplink.TxFrame, _ *uplink.Loan) (int, error) {
+func (u *poolsUplink) Send(frames []uplink.TxFrame, _ *uplink.InFlight) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for i := range frames {

@@ -20,9 +20,8 @@ type wireUplink struct {
 }
 
 func (u *wireUplink) Queue(int) uplink.Queue { return u }
-func (u *wireUplink) Pools() int             { return 0 }
 
-func (u *wireUplink) Send(frames []uplink.TxFrame, _ *uplink.Loan) (int, error) {
+func (u *wireUplink) Send(frames []uplink.TxFrame, _ *uplink.InFlight) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for i := range frames {

@@ -113,7 +113,8 @@ func (p *Port) ID() int { return p.id }
 func (p *Port) VLAN() int { return p.vlan }
 
 // Update replaces the rings that workers may touch; rings[2n] is the receive and rings[2n+1] the transmit queue of pair n, nil where it
-// does not run. It returns when no worker touches anything of the previous set, so that its memory may be unmapped.
+// does not run. It returns when no worker touches anything of the previous set, so that its memory may be unmapped. What is new is served from the
+// next round of each worker on, which Update does not wait for.
 func (p *Port) Update(rings []*virtio.Queue, features virtio.Features, memory *guestmem.Memory) {
 	s := p.sw
 	s.mu.Lock()
@@ -127,10 +128,12 @@ func (p *Port) Update(rings []*virtio.Queue, features virtio.Features, memory *g
 
 // loses tells whether the next view lacks something that workers may touch as long as they have this one.
 func (v *portState) loses(next *portState) bool {
-	if v == nil || len(v.rx)+len(v.tx) == 0 {
+	switch {
+	case v == nil:
 		return false
-	}
-	if next == nil || next.memory != v.memory {
+	case next == nil:
+		return v.memory != nil || len(v.rx)+len(v.tx) > 0
+	case v.memory != nil && next.memory != v.memory:
 		return true
 	}
 	for _, r := range v.rx {

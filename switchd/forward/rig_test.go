@@ -97,7 +97,24 @@ func newGuestWith(tb testing.TB, s *Switch, size int, features virtio.Features) 
 	}
 	g.rx.offer(size)
 	g.port.Update([]*virtio.Queue{g.rx.queue, g.tx.queue}, features, m)
+	waitForTable(tb, s)
 	return g
+}
+
+// waitForTable waits until the workers have the present table, if they run: Update does not wait for what it adds.
+func waitForTable(tb testing.TB, s *Switch) {
+	tb.Helper()
+	if !s.running.Load() {
+		return
+	}
+	epoch := s.table.Load().epoch
+	for _, w := range s.workers {
+		for end := time.Now().Add(10 * time.Second); w.passed.Load() < epoch; time.Sleep(20 * time.Microsecond) {
+			if time.Now().After(end) {
+				tb.Fatalf("worker %d does not take the table over", w.index)
+			}
+		}
+	}
 }
 
 // offer makes the next n buffers available.

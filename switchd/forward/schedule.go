@@ -17,6 +17,10 @@ import (
 // Bursts that are slow beyond that (page faults on memory that is touched for the first time, frames for hundreds of receivers) would hold up
 // everybody for one burst each. A port that makes them gets shorter bursts, down to one frame, and while others have frames all such
 // ports together get a tenth of the worker's time. A port that has just started is treated so until a few bursts were quick.
+//
+// Not every slow burst is its port's doing: interrupts and whoever else uses the machine stop a worker for some hundred microseconds now and then,
+// several times in a row, and the kernel counts that as time in which it ran. A slow burst without a page fault and without a frame for everybody
+// is forgiven a port that was quick for long, and all ports together no more than is no loss.
 const (
 	quantum = 96 << 10 // bytes a round: 64 frames of 1518
 	// frameCost is what a frame costs beyond its bytes.
@@ -32,6 +36,10 @@ const (
 	// slowShare: after a slow burst the next must wait so many times as long as it took, but not longer than slowWait.
 	slowShare = 9
 	slowWait  = 20 * time.Millisecond
+	// A port earns one graceShare-th of the time, at most graceMost, and a worker forgives one forgiveShare-th of its time to all.
+	graceShare   = 64
+	forgiveShare = 32
+	graceMost    = 20 * time.Millisecond
 	// othersLately: who had frames within that time has a claim on the rest of the worker's time.
 	othersLately = 5 * time.Millisecond
 	// floodTime ends a burst after a frame for everybody.
@@ -46,7 +54,8 @@ type turn struct {
 	limit   int // buffers in a burst at most, virtio.BurstSize unless the port is slow
 	average int // bytes of a buffer, lately
 	next    int // the ring to begin with
-	_       [4]int
+	grace   grace
+	_       [2]int
 }
 
 func newTurns(workers int) []turn {
@@ -57,6 +66,17 @@ func newTurns(workers int) []turn {
 	return t
 }
 
+// grace is time that may be forgiven, which grows while nothing has to be.
+type grace struct {
+	left int64 // ticks
+	at   int64 // ticks, when that was so
+}
+
+// earn adds a part of the time since then.
+func (g *grace) earn(now, part, most int64) {
+	g.left, g.at = min(g.left+(now-g.at)/part, most), now
+}
+
 // share is what a worker has of a port: its rings, or some of them.
 type share struct {
 	turn  *turn
@@ -65,8 +85,8 @@ type share struct {
 
 // pace are the schedule's constants in ticks, and where a worker stands.
 type pace struct {
-	slowBurst, slowFrame, slowKilobyte, slowRound, slowWait, othersLately, floodTime, cpuSample int64
-	bytesPer1024                                                                                int64 // ticks
+	slowBurst, slowFrame, slowKilobyte, slowRound, slowWait, othersLately, floodTime, cpuSample, graceMost int64
+	bytesPer1024                                                                                           int64 // ticks
 
 	shares   []share
 	first    int   // the share to begin with
@@ -78,8 +98,12 @@ type pace struct {
 	lastOthers int64 // ticks, when a port that is not slow last had frames
 	slowUntil  int64 // ticks, until when slow ports wait for others
 	slowUsed   int64 // ticks that slow ports took in this round
+	grace      grace // of all ports together
 
+	flooded        bool  // since then, a frame for everybody was delivered
 	cpuAt, cpuUsed int64 // ticks and nanoseconds of the last sample
+	usage          unix.Rusage
+	faults         int64 // page faults up to the last sample
 	scale          ticks.Scale
 }
 
@@ -87,7 +111,7 @@ func (p *pace) init(s ticks.Scale) {
 	p.scale = s
 	p.slowBurst, p.slowFrame, p.slowKilobyte = s.Of(slowBurst), s.Of(slowFrame), s.Of(slowKilobyte)
 	p.slowRound, p.slowWait, p.othersLately = s.Of(slowRound), s.Of(slowWait), s.Of(othersLately)
-	p.floodTime, p.cpuSample = s.Of(floodTime), s.Of(cpuSample)
+	p.floodTime, p.cpuSample, p.graceMost = s.Of(floodTime), s.Of(cpuSample), s.Of(graceMost)
 	p.bytesPer1024 = bytesPerMicrosecond << 10 / max(s.Of(time.Microsecond), 1)
 }
 
@@ -112,7 +136,7 @@ func (w *worker) round() (work int) {
 	p.waiting, p.slowUsed = false, 0
 	if p.measured {
 		if p.now = ticks.Now(); p.now-p.cpuAt > p.cpuSample {
-			p.sampleCPU()
+			p.sample()
 		}
 	}
 	n := len(p.shares)
@@ -126,7 +150,7 @@ func (w *worker) round() (work int) {
 		p.first = 0
 	}
 	if work == 0 && p.waiting {
-		p.forgive()
+		p.forgiveDebts()
 	}
 	return work
 }
@@ -182,27 +206,49 @@ func (p *pace) charge(t *turn, n int) bool {
 	took, bytes := now-p.now, p.moved
 	p.now, p.moved = now, 0
 	t.average += (bytes/n - t.average) / 4
-	if took > p.slowBurst+int64(n)*p.slowFrame+int64(bytes>>10)*p.slowKilobyte {
+	switch {
+	case took > p.slowBurst+int64(n)*p.slowFrame+int64(bytes>>10)*p.slowKilobyte:
 		took = p.slow(t, n, took)
-	} else if t.limit < virtio.BurstSize {
+	case t.limit < virtio.BurstSize:
 		p.useSlow(took)
-		t.limit = min(2*t.limit, virtio.BurstSize)
-	} else {
+		if t.limit = min(2*t.limit, virtio.BurstSize); t.limit == virtio.BurstSize {
+			t.grace = grace{at: now}
+		}
+	default:
 		p.lastOthers = now
 	}
+	p.flooded = false
 	t.credit -= max(bytes+n*frameCost, int(took*p.bytesPer1024>>10))
 	return t.credit > 0
 }
 
-// slow deals with a burst that took too long, unless that was because the thread was not running, and returns how long it ran.
+// slow deals with a burst that took too long, unless that was because the thread was not running or is forgiven, and returns how much of that
+// time counts.
 func (p *pace) slow(t *turn, n int, took int64) int64 {
-	took -= min(p.sampleCPU(), took)
+	stolen, faults := p.sample()
+	took -= min(stolen, took)
 	if took <= p.slowBurst+int64(n)*p.slowFrame {
 		return took
+	}
+	if t.limit == virtio.BurstSize && faults == 0 && !p.flooded && p.forgiven(t, took) {
+		p.lastOthers = p.now
+		return 0
 	}
 	t.limit = max(min(t.limit, n)/4, 1)
 	p.useSlow(took)
 	return took
+}
+
+// forgiven takes a slow burst's time off the grace of its port and of all together, if both have so much.
+func (p *pace) forgiven(t *turn, took int64) bool {
+	t.grace.earn(p.now, graceShare, p.graceMost)
+	p.grace.earn(p.now, forgiveShare, p.graceMost)
+	if took > min(t.grace.left, p.grace.left) {
+		return false
+	}
+	t.grace.left -= took
+	p.grace.left -= took
+	return true
 }
 
 // useSlow counts time that a slow port took.
@@ -216,8 +262,8 @@ func (p *pace) slowMay() bool {
 	return p.slowUsed < p.slowRound && (p.now >= p.slowUntil || p.now-p.lastOthers > p.othersLately)
 }
 
-// forgive lets those go on at once who wait for rounds in which nobody else has anything.
-func (p *pace) forgive() {
+// forgiveDebts lets those go on at once who wait for rounds in which nobody else has anything.
+func (p *pace) forgiveDebts() {
 	for i := range p.shares {
 		if t := p.shares[i].turn; t.credit <= 0 {
 			t.credit = quantum
@@ -225,14 +271,14 @@ func (p *pace) forgive() {
 	}
 }
 
-// sampleCPU tells for how many ticks since the last sample the thread did not run although it wanted to.
-func (p *pace) sampleCPU() int64 {
+// sample tells for how many ticks since the last sample the thread did not run although it wanted to, and how many page faults it had.
+func (p *pace) sample() (stolen, faults int64) {
 	var ts unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts) != nil {
-		return 0
+	if unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts) != nil || unix.Getrusage(unix.RUSAGE_THREAD, &p.usage) != nil {
+		return 0, 1
 	}
-	now, used := ticks.Now(), ts.Nano()
-	stolen := now - p.cpuAt - p.scale.Of(time.Duration(used-p.cpuUsed))
-	p.cpuAt, p.cpuUsed = now, used
-	return max(stolen, 0)
+	now, used, faulted := ticks.Now(), ts.Nano(), p.usage.Minflt+p.usage.Majflt
+	stolen, faults = now-p.cpuAt-p.scale.Of(time.Duration(used-p.cpuUsed)), faulted-p.faults
+	p.cpuAt, p.cpuUsed, p.faults = now, used, faulted
+	return max(stolen, 0), faults
 }

@@ -193,7 +193,7 @@ func (w *worker) doze(now time.Time) (control bool) {
 	w.still.Store(true)
 	control = w.sleep.wait(nap)
 	w.awake()
-	w.pace.sampleCPU()
+	w.pace.sample()
 	w.stats.since.Store(w.sw.now())
 	if control {
 		return true

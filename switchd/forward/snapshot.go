@@ -125,6 +125,9 @@ func (s *Switch) UplinkStats() (rx, tx QueueStats) {
 	return s.uplinkC.rx.snapshot(), s.uplinkC.tx.snapshot()
 }
 
+// EventsLost counts the events that OnEvent was not called for, because too many came at a time.
+func (s *Switch) EventsLost() uint64 { return s.eventsLost.Load() }
+
 // Gone gives the sums of the counters of all ports that were closed.
 func (s *Switch) Gone() PairStats {
 	s.mu.Lock()

@@ -23,8 +23,10 @@ type Switch struct {
 	clock  atomic.Uint32 // seconds since start
 	start  time.Time
 
-	lender  uplink.Lender  // nil: frames are copied
-	checker uplink.Checker // nil: the uplink looks at no source address
+	filterer uplink.Filterer  // nil: the uplink sorts nothing
+	mapper   uplink.DMAMapper // nil: frames are copied
+	checker  uplink.Checker   // nil: the uplink looks at no source address
+
 	table   atomic.Pointer[table]
 	workers []*worker
 	running atomic.Bool
@@ -39,9 +41,6 @@ type Switch struct {
 	ports []*Port     // by identifier
 	gone  PairStats   // sums of the ports that were closed
 	fresh []freshRing // that have started since the first worker's last table
-
-	rings  []*transmitRing // of transmitRings, and commit's notes about them: kept, because there may be thousands
-	before []int
 
 	uplinkC      uplinkCounters
 	uplinkQueues []*uplinkQueue // made by Run
@@ -87,9 +86,10 @@ func New(c Config) *Switch {
 	s := &Switch{config: c, fdb: newFDB(), start: time.Now(), events: make(chan Event, 4096), wake: make(chan struct{}, 1),
 		filters: map[ether.MAC]addressFilter{}, refused: map[ether.MAC]bool{}}
 	s.clock.Store(1)
-	if lender, ok := c.Uplink.(uplink.Lender); ok && c.ZeroCopy {
-		s.lender = lender
+	if mapper, ok := c.Uplink.(uplink.DMAMapper); ok && c.ZeroCopy {
+		s.mapper = mapper
 	}
+	s.filterer, _ = c.Uplink.(uplink.Filterer)
 	s.checker, _ = c.Uplink.(uplink.Checker)
 	s.hardware.Store(&hardwareAddresses{})
 	s.table.Store(&table{tx: make([][]*transmitRing, len(c.Cores))})
@@ -181,11 +181,10 @@ func (s *Switch) build() *table {
 // caller holds mu.
 func (s *Switch) commit(wait bool) {
 	rings := s.transmitRings()
-	before := s.before[:0]
-	for _, r := range rings {
-		before = append(before, r.worker)
+	before := make([]int, len(rings))
+	for i, r := range rings {
+		before[i] = r.worker
 	}
-	s.before = before
 	assign(rings, len(s.config.Cores))
 	var interim *table
 	for i, r := range rings {
@@ -217,14 +216,12 @@ func (s *Switch) commit(wait bool) {
 }
 
 func (s *Switch) transmitRings() []*transmitRing {
-	rings := s.rings[:0]
+	rings := make([]*transmitRing, 0, len(s.ports)+len(s.ports)/4)
 	for _, p := range s.ports {
 		if p != nil && p.state != nil {
 			rings = append(rings, p.state.tx...)
 		}
 	}
-	clear(s.rings[min(len(rings), len(s.rings)):]) // what has gone is not kept alive
-	s.rings = rings
 	return rings
 }
 

@@ -82,12 +82,12 @@ func (w *worker) prepareAll(r *transmitRing, list []uint8) (ready int, ok bool) 
 	return ready, true
 }
 
-func (w *worker) send(frames []uplink.TxFrame, loan *uplink.Loan) (int, error) {
+func (w *worker) send(frames []uplink.TxFrame, inFlight *uplink.InFlight) (int, error) {
 	if !w.out.owner.take() {
 		return 0, nil
 	}
 	defer w.out.owner.giveBack()
-	return w.out.queue.Send(frames, loan)
+	return w.out.queue.Send(frames, inFlight)
 }
 
 // prepare describes a frame to the uplink: our header with the tag, the payload where it is. A tag that the guest has put there stays, as in the

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"vhostkit/internal/term"
 )
 
 const (
@@ -49,7 +49,7 @@ func Open(c Config) (*Output, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	o := &Output{budgets: newBudgets(c.Addresses, c.Now), terminal: isTerminal(c.Stdout), now: c.Now}
+	o := &Output{budgets: newBudgets(c.Addresses, c.Now), terminal: term.IsTerminal(c.Stdout), now: c.Now}
 	var err error
 	if o.stderr, err = NewWriter(c.Stderr, c.lossLine); err != nil {
 		return nil, err
@@ -188,13 +188,4 @@ func sameFile(a, b *os.File) bool {
 	x, errX := a.Stat()
 	y, errY := b.Stat()
 	return errX == nil && errY == nil && os.SameFile(x, y)
-}
-
-func isTerminal(f *os.File) bool {
-	c, err := f.SyscallConn()
-	if err != nil {
-		return false
-	}
-	outer := c.Control(func(fd uintptr) { _, err = unix.IoctlGetTermios(int(fd), unix.TCGETS) })
-	return outer == nil && err == nil
 }

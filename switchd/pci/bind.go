@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
+
+	"vhostkit/internal/atomicfile"
+	"vhostkit/internal/host"
 )
 
 // Binder changes which driver has a card, and remembers which one had it.
@@ -162,12 +163,7 @@ func (b Binder) load(driver string) error {
 	}
 	load := b.LoadModule
 	if load == nil {
-		load = func(name string) error {
-			if out, err := exec.Command("modprobe", name).CombinedOutput(); err != nil {
-				return fmt.Errorf("modprobe %s: %w: %s", name, err, strings.TrimSpace(string(out)))
-			}
-			return nil
-		}
+		load = host.LoadModule
 	}
 	if err := load(driver); err != nil {
 		return fmt.Errorf("load the driver %s: %w", driver, err)
@@ -193,20 +189,14 @@ func (b Binder) read() (map[string]string, error) {
 // write replaces the record; an empty one is removed.
 func (b Binder) write(record map[string]string) error {
 	if len(record) == 0 {
-		if err := os.Remove(b.Record); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return nil
+		return atomicfile.Remove(b.Record)
 	}
 	data, err := json.MarshalIndent(record, "", "  ")
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(b.Record), 0o755)
 	}
 	if err == nil {
-		err = os.WriteFile(b.Record+".new", append(data, '\n'), 0o644)
-	}
-	if err == nil {
-		err = os.Rename(b.Record+".new", b.Record)
+		err = atomicfile.Write(b.Record, append(data, '\n'), 0o644)
 	}
 	if err != nil {
 		return fmt.Errorf("keep which drivers the cards had before in %s: %w", b.Record, err)

@@ -137,7 +137,7 @@ func (h Host) Find(which string) (string, error) {
 		if address := filepath.Base(link); addressForm.MatchString(address) {
 			return address, nil
 		}
-		return "", fmt.Errorf("%s is no interface of a PCI card", which)
+		return "", fmt.Errorf("%s does not belong to a PCI device", which)
 	}
 	address, err := ParseAddress(which)
 	if err != nil {

@@ -77,7 +77,7 @@ func (p *physical) AllocDMA(bytes int) (DMA, error) {
 	}
 	d, err := p.memory.take(p.host.physicalAddress)
 	if err != nil {
-		return DMA{}, fmt.Errorf("allocate a hugepage of 2 MiB for %s: %w (vhostctl provision-hugepages)", p.address, err)
+		return DMA{}, fmt.Errorf("allocate a hugepage of 2 MiB for %s: %w (vhostctl hugepages provision)", p.address, err)
 	}
 	return d, nil
 }

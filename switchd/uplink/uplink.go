@@ -1,5 +1,6 @@
-// Package uplink says what the switch expects of its way out. Drivers are packages below: tap, and later others. A call concerns a burst,
-// never a single frame.
+// Package uplink is the interface between the switch and its uplink drivers, the packages below. Every driver has the small core, Uplink; what
+// only some can do is in interfaces of its own, which the switch asks for once, when it is made. A call on the data path concerns a burst, never
+// a single frame.
 package uplink
 
 import (
@@ -46,11 +47,11 @@ type Queue interface {
 	Receive(frames []RxFrame) (int, error)
 	// Send sends frames in order and returns how many went. Without an error the uplink did not take the rest; an error always means that
 	// the first of the rest could not be read from its sender's memory. A frame that the uplink refuses for its own sake (its offload
-	// request makes no sense) does not hold up those behind it: it is among those that went, and in Stats.Rejected.
+	// request makes no sense) does not hold up those behind it: it is among those that went, and in the counter "rejected".
 	//
-	// Without a loan the frames' memory is the sender's again when Send returns. With one, the device may still read it until the loan,
-	// which Send fills in, is returned; only a Lender does that.
-	Send(frames []TxFrame, loan *Loan) (int, error)
+	// Where inFlight is nil, the frames' memory is the sender's again when Send returns. Otherwise the device may still read it until what Send
+	// has filled in is done; only a DMAMapper does that.
+	Send(frames []TxFrame, inFlight *InFlight) (int, error)
 	// FD is readable when frames have come; -1 if the queue can only be polled. It stays readable as long as there are frames.
 	FD() int
 }
@@ -62,71 +63,66 @@ type Link struct {
 	MTU     int  // bytes, without Ethernet header and tags
 }
 
-// Stats counts the frames that an uplink did not pass on, over all queues since it was opened. Those that it did are counted by the switch.
-type Stats struct {
-	Full      uint64 // to send: no room
-	Down      uint64 // to send: the interface is down or was removed
-	Rejected  uint64 // to send: the offload request makes no sense or points into the Ethernet header, or there are too many pieces
-	Truncated uint64 // received: longer than the driver's buffers
-	Missed    uint64 // received: no room, neither in the rings nor in the NIC
-	Broken    uint64 // received: bad checksum or length on the wire
-	Spoofed   uint64 // to send: the NIC found another's source address or VLAN
-	Discarded uint64 // both ways: in the NIC's rings when it was reset or lost; received: left by a port that has gone
-	WireRx    uint64 // good frames that the NIC saw on the wire; 0 without a NIC of its own
-	WireTx    uint64 // good frames that the NIC put on the wire
-	Lent      uint64 // frames sent that the NIC read from their senders' memory
+// InFlight is what a device was given to read and may not have read yet: bursts of one of its rings, up to a position. The zero value is nothing.
+type InFlight struct {
+	Ring  Ring
+	Until uint32 // a position of the ring's
 }
 
-// Loan is what a device was given to read and may not have read yet. The zero value is nothing.
-type Loan struct {
-	From  Borrower
-	Until uint32 // a position of the borrower's
-}
-
-// Borrower is a transmit ring of a device.
-type Borrower interface {
+// Ring is a transmit ring of a device.
+type Ring interface {
 	// Done tells whether the device has read everything up to a position. It does not wait.
 	Done(until uint32) bool
 }
 
-// Returned tells whether the device has read all of it. It costs something: ask once a burst.
-func (l *Loan) Returned() bool { return l.From == nil || l.From.Done(l.Until) }
+// Done tells whether the device has read all of it. It costs something: ask once a burst.
+func (f *InFlight) Done() bool { return f.Ring == nil || f.Ring.Done(f.Until) }
 
-// Lender is an uplink whose device can read frames from where their senders have them.
-type Lender interface {
-	Uplink
-	// Lend lets the device read a guest's memory, in place of what it could read for that port before. With an error it reads nothing of it:
-	// frames are copied, as without.
-	Lend(port int, m *guestmem.Memory) error
-	// TakeBack ends that; no frame of the port may be sent meanwhile. drained says that every loan of the port was returned. Otherwise the
-	// device is stopped in the middle of what it does and set up again, to be sure that it reads none of that memory any more.
-	TakeBack(port int, drained bool) error
+// DMAMapper is an uplink whose device can read frames from where their senders have them.
+type DMAMapper interface {
+	// MapDMA lets the device read a guest's memory, in place of what it could read for that port before. With an error it reads nothing of
+	// it: frames are copied, as without.
+	MapDMA(port int, m *guestmem.Memory) error
+	// UnmapDMA ends that; no frame of the port may be sent meanwhile. drained says that the device is done with all that the port had in
+	// flight. Otherwise it is stopped in the middle of what it does and set up again, to be sure that it reads none of that memory any more.
+	UnmapDMA(port int, drained bool) error
 }
 
 // Checker is an uplink whose device may check the source addresses of what ports send.
 type Checker interface {
-	Uplink
 	// Expect says that a port is about to send with a source address that AddFilter will be called for: nothing is held against the port
 	// meanwhile. A worker calls it once for an address that is new; it does not block.
 	Expect(port int)
 }
 
-// Uplink is an interface to the outside.
+// Filterer is an uplink whose device sorts frames by address into pools of its own. Other uplinks deliver everything, and the switch sorts it.
+type Filterer interface {
+	// Pools is how many ports can have a hardware pool of their own.
+	Pools() int
+	// AddFilter makes frames with that address and VLAN reach the port. With ErrNoPool they do so, but by way of the switch: the hardware does
+	// not know the port, and cannot loop frames to it. With another error nothing has changed. It may be asked again for what it has or has
+	// not, and tells how things are then.
+	AddFilter(port int, mac ether.MAC, vlan uint16) error
+	RemoveFilter(port int, mac ether.MAC, vlan uint16) error
+}
+
+// Pools is how many ports can have a hardware pool of their own: none without an uplink, or where the uplink sorts nothing.
+func Pools(u Uplink) int {
+	if f, ok := u.(Filterer); ok {
+		return f.Pools()
+	}
+	return 0
+}
+
+// Uplink is an interface to the outside: what every driver has.
 type Uplink interface {
 	Name() string   // of the interface
 	Driver() string // "tap", "ixgbe"
 	Queues() int    // at least 1
 	Queue(i int) Queue
-	// Pools is how many ports can have a hardware pool of their own; 0 for software.
-	Pools() int
-	// AddFilter makes frames with that address and VLAN reach the port. Software uplinks deliver everything and ignore it. With ErrNoPool
-	// they do so, but by way of the switch: the hardware does not know the port, and cannot loop frames to it. With another error nothing has
-	// changed. It may be asked again for what it has or has not, and tells how things are then.
-	AddFilter(port int, mac ether.MAC, vlan uint16) error
-	RemoveFilter(port int, mac ether.MAC, vlan uint16) error
 	// Link asks for the state now; ErrNoDevice if the interface was removed. Not for the data path.
 	Link() (Link, error)
-	// Stats may be read at any time.
-	Stats() Stats
+	// Counters may be read at any time. A driver always lists the same ones, in the same order.
+	Counters() []Counter
 	Close() error
 }

@@ -87,7 +87,8 @@ func TestRepeatsStopNothing(t *testing.T) {
 func TestChangesArePaced(t *testing.T) {
 	r := running(t)
 	slept := time.Duration(0)
-	r.device.pace.sleep = func(d time.Duration) { slept += d; r.device.pace.last = r.device.pace.last.Add(d) }
+	// As if that time had passed: the change before lies further back.
+	r.device.pace.sleep = func(d time.Duration) { slept += d; r.device.pace.last = r.device.pace.last.Add(-d) }
 	for range 30 {
 		r.ok(r.device.SetVringEnable(0, false))
 		r.ok(r.device.SetVringEnable(0, true))

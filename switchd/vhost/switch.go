@@ -1,6 +1,7 @@
 package vhost
 
 import (
+	"vhostkit/internal/host"
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/virtio"
 )
@@ -22,11 +23,8 @@ type Connection struct {
 	Fail func(error)
 }
 
-// Peer is the process at the other end (SO_PEERCRED).
-type Peer struct {
-	PID, UID, GID int
-	Comm          string // its name, as /proc has it
-}
+// Peer is the process at the other end.
+type Peer = host.Peer
 
 // Port is a device's place in the switch.
 type Port interface {

@@ -1,6 +1,10 @@
 package vhost
 
-import "fmt"
+import (
+	"fmt"
+
+	"vhostkit/switchd/control/names"
+)
 
 // tell passes on why no ring runs, when that has changed.
 func (d *Device) tell() {
@@ -27,7 +31,7 @@ func (d *Device) why() string {
 	case d.mtu != nil:
 		return fmt.Sprintf("refused: %v", d.mtu)
 	case unseen >= 0:
-		return fmt.Sprintf("memory not shared: vring %d lies in memory that the front-end does not share; each memory backend needs share=on", unseen)
+		return names.WaitingNotShared + fmt.Sprintf(": vring %d lies in memory that the front-end does not share; each memory backend needs share=on", unseen)
 	case !d.acked:
 		return "driver not started (no features acknowledged)"
 	case !started:

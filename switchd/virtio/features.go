@@ -1,6 +1,10 @@
 package virtio
 
-import "fmt"
+import (
+	"fmt"
+
+	"vhostkit/switchd/control/names"
+)
 
 // Feature bits of a virtio network device (virtio 1.2, 5.1.3 and 6).
 const (
@@ -41,17 +45,17 @@ const (
 )
 
 var featureNames = map[int]string{
-	VIRTIO_NET_F_CSUM: "csum", VIRTIO_NET_F_GUEST_CSUM: "guest_csum", VIRTIO_NET_F_MTU: "mtu", VIRTIO_NET_F_MAC: "mac",
-	VIRTIO_NET_F_GSO: "gso", VIRTIO_NET_F_GUEST_TSO4: "guest_tso4", VIRTIO_NET_F_GUEST_TSO6: "guest_tso6",
-	VIRTIO_NET_F_GUEST_ECN: "guest_ecn", VIRTIO_NET_F_GUEST_UFO: "guest_ufo", VIRTIO_NET_F_HOST_TSO4: "host_tso4",
-	VIRTIO_NET_F_HOST_TSO6: "host_tso6", VIRTIO_NET_F_HOST_ECN: "host_ecn", VIRTIO_NET_F_HOST_UFO: "host_ufo",
-	VIRTIO_NET_F_MRG_RXBUF: "mrg_rxbuf", VIRTIO_NET_F_STATUS: "status", VIRTIO_NET_F_CTRL_VQ: "ctrl_vq",
-	VIRTIO_NET_F_CTRL_RX: "ctrl_rx", VIRTIO_NET_F_CTRL_VLAN: "ctrl_vlan", VIRTIO_NET_F_GUEST_ANNOUNCE: "guest_announce",
-	VIRTIO_NET_F_MQ: "mq", VIRTIO_NET_F_CTRL_MAC_ADDR: "ctrl_mac_addr", VIRTIO_F_NOTIFY_ON_EMPTY: "notify_on_empty",
-	VHOST_F_LOG_ALL: "log_all", VIRTIO_F_ANY_LAYOUT: "any_layout", VIRTIO_F_INDIRECT_DESC: "indirect_desc",
-	VIRTIO_F_EVENT_IDX: "event_idx", VHOST_USER_F_PROTOCOL: "protocol_features", VIRTIO_F_VERSION_1: "version_1",
-	VIRTIO_F_ACCESS_PLATFORM: "access_platform", VIRTIO_F_RING_PACKED: "ring_packed", VIRTIO_F_IN_ORDER: "in_order",
-	VIRTIO_F_ORDER_PLATFORM: "order_platform", VIRTIO_F_NOTIFICATION_DATA: "notification_data", VIRTIO_F_RING_RESET: "ring_reset",
+	VIRTIO_NET_F_CSUM: names.FeatureCSUM, VIRTIO_NET_F_GUEST_CSUM: names.FeatureGuestCSUM, VIRTIO_NET_F_MTU: names.FeatureMTU, VIRTIO_NET_F_MAC: names.FeatureMAC,
+	VIRTIO_NET_F_GSO: names.FeatureGSO, VIRTIO_NET_F_GUEST_TSO4: names.FeatureGuestTSO4, VIRTIO_NET_F_GUEST_TSO6: names.FeatureGuestTSO6,
+	VIRTIO_NET_F_GUEST_ECN: names.FeatureGuestECN, VIRTIO_NET_F_GUEST_UFO: names.FeatureGuestUFO, VIRTIO_NET_F_HOST_TSO4: names.FeatureHostTSO4,
+	VIRTIO_NET_F_HOST_TSO6: names.FeatureHostTSO6, VIRTIO_NET_F_HOST_ECN: names.FeatureHostECN, VIRTIO_NET_F_HOST_UFO: names.FeatureHostUFO,
+	VIRTIO_NET_F_MRG_RXBUF: names.FeatureMrgRxbuf, VIRTIO_NET_F_STATUS: names.FeatureStatus, VIRTIO_NET_F_CTRL_VQ: names.FeatureCtrlVQ,
+	VIRTIO_NET_F_CTRL_RX: names.FeatureCtrlRX, VIRTIO_NET_F_CTRL_VLAN: names.FeatureCtrlVLAN, VIRTIO_NET_F_GUEST_ANNOUNCE: names.FeatureGuestAnnounce,
+	VIRTIO_NET_F_MQ: names.FeatureMQ, VIRTIO_NET_F_CTRL_MAC_ADDR: names.FeatureCtrlMACAddr, VIRTIO_F_NOTIFY_ON_EMPTY: names.FeatureNotifyOnEmpty,
+	VHOST_F_LOG_ALL: names.FeatureLogAll, VIRTIO_F_ANY_LAYOUT: names.FeatureAnyLayout, VIRTIO_F_INDIRECT_DESC: names.FeatureIndirectDesc,
+	VIRTIO_F_EVENT_IDX: names.FeatureEventIdx, VHOST_USER_F_PROTOCOL: names.FeatureProtocolFeatures, VIRTIO_F_VERSION_1: names.FeatureVersion1,
+	VIRTIO_F_ACCESS_PLATFORM: names.FeatureAccessPlatform, VIRTIO_F_RING_PACKED: names.FeatureRingPacked, VIRTIO_F_IN_ORDER: names.FeatureInOrder,
+	VIRTIO_F_ORDER_PLATFORM: names.FeatureOrderPlatform, VIRTIO_F_NOTIFICATION_DATA: names.FeatureNotificationData, VIRTIO_F_RING_RESET: names.FeatureRingReset,
 }
 
 // Features is a set of feature bits as GET_FEATURES and SET_FEATURES carry it.
@@ -71,7 +75,7 @@ func (f Features) Has(bit int) bool { return f>>bit&1 != 0 }
 
 // Names lists the set bits by the names of virtio 1.2, in lower case; "bit_N" where there is no name.
 func (f Features) Names() []string {
-	var names []string
+	var list []string
 	for bit := 0; bit < 64; bit++ {
 		if !f.Has(bit) {
 			continue
@@ -80,9 +84,9 @@ func (f Features) Names() []string {
 		if !ok {
 			name = fmt.Sprintf("bit_%d", bit)
 		}
-		names = append(names, name)
+		list = append(list, name)
 	}
-	return names
+	return list
 }
 
 // HeaderSize is the length of the virtio-net header in bytes: 12 with num_buffers, 10 on legacy devices without mergeable receive buffers

@@ -24,7 +24,7 @@ if [ -d /run/systemd/system ]; then
 	case "$1:$2" in
 	configure:?* | 2:*)
 		if systemctl --quiet is-active switchd.service; then
-			echo "vhostkit: switchd goes on as the version before; guests reconnect by themselves after: systemctl restart switchd"
+			echo "vhostkit: the previous version of switchd is still running; to switch: systemctl restart switchd (guests reconnect by themselves)"
 		fi
 		;;
 	esac

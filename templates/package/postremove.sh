@@ -1,6 +1,6 @@
 #!/bin/sh
-# Nothing of the switch stays: what it remembered goes with purge (deb) or removal (rpm), and so does its user, of whom no file is left.
-# The group kvm, which is not the switch's own, stays.
+# Purge (deb) or removal (rpm) deletes the switch's state and its user, who owns no files any more. The group kvm is not the switch's own,
+# and stays.
 set -e
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload || true
@@ -10,7 +10,7 @@ purge | 0)
 	rm -rf /run/vhostkit /var/lib/vhostkit/switchd
 	# The originals of files that vhostctl has changed are kept as long as the changes are there.
 	if [ -e /var/lib/vhostkit/hugepages.json ] || [ -e /var/lib/vhostkit/install-acl.json ]; then
-		echo "vhostkit: /var/lib/vhostkit is kept: it holds the originals of files that vhostctl changed and that were not changed back" >&2
+		echo "vhostkit: /var/lib/vhostkit is kept: it holds the originals of files that vhostctl changed and whose changes were not undone" >&2
 	else
 		rm -rf /var/lib/vhostkit
 	fi

@@ -11,9 +11,9 @@ remove | 0)
 		# shellcheck disable=SC2086
 		systemctl --no-reload --quiet disable $now $units || true
 	fi
-	for done in "hugepages:hugepages undo" "install-acl:install-acl --undo"; do
+	for done in "hugepages:hugepages undo" "install-acl:host setup --undo"; do
 		if [ -e "/var/lib/vhostkit/${done%%:*}.json" ]; then
-			echo "vhostkit: what vhostctl ${done%%:*} changed on this system stays as it is; to have it taken back, install vhostkit again and run: vhostctl ${done#*:}" >&2
+			echo "vhostkit: what vhostctl changed on this system (${done%%:*}) stays; to undo it, install vhostkit again and run: vhostctl ${done#*:}" >&2
 		fi
 	done
 	;;

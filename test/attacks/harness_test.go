@@ -5,7 +5,6 @@
 package attacks
 
 import (
-	"bytes"
 	"context"
 	"flag"
 	"fmt"
@@ -16,7 +15,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,6 +23,7 @@ import (
 
 	"vhostkit/switchd/control"
 	"vhostkit/test/frontend"
+	"vhostkit/test/internal/proc"
 )
 
 var switchdPath = flag.String("switchd", "", "`PATH` of the switchd to attack, instead of the project's own")
@@ -47,10 +46,8 @@ func TestMain(m *testing.M) {
 	if *switchdPath == "" {
 		dir, _ = os.MkdirTemp("", "attacks")
 		*switchdPath = filepath.Join(dir, "switchd")
-		build := exec.Command("go", "build", "-buildvcs=false", "-o", *switchdPath, "vhostkit/cmd/switchd")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Printf("building switchd: %v\n%s", err, out)
+		if err := proc.Build(dir, "switchd"); err != nil {
+			fmt.Println(err)
 			os.Exit(1)
 		}
 	}
@@ -59,24 +56,6 @@ func TestMain(m *testing.M) {
 		os.RemoveAll(dir)
 	}
 	os.Exit(code)
-}
-
-// lockedBuffer collects the output of a process while tests look at it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // daemon is a switchd under attack.
@@ -89,7 +68,7 @@ type daemon struct {
 	before []string // command that executes switchd, with its arguments
 	args   []string
 	cmd    *exec.Cmd
-	out    *lockedBuffer
+	out    *proc.Buffer
 	ended  chan struct{}
 }
 
@@ -104,14 +83,14 @@ func newDaemon(t testing.TB, args ...string) *daemon {
 		t.Fatal(err)
 	}
 	at := func(name string) string { return filepath.Join(dir, name) }
-	d := &daemon{dir: dir, socket: at("v.sock"), broker: at("qemu.sock"), admin: at("c.sock"), out: &lockedBuffer{}}
+	d := &daemon{dir: dir, socket: at("v.sock"), broker: at("qemu.sock"), admin: at("c.sock"), out: &proc.Buffer{}}
 	d.client = control.NewClient(d.admin)
 	d.args = append([]string{"--socket-file", d.socket, "--socket-mode", "0666", "--control", d.admin, "--qemu-socket", d.broker,
 		"--qemu-group", strconv.Itoa(os.Getgid()), "--socket-dir", at("p"), "--state-dir", at("s"), "--uplink", "none"}, args...)
 	t.Cleanup(func() {
 		d.stop(t)
 		if t.Failed() {
-			t.Logf("switchd's log ends with:\n%s", tail(d.out.String(), 12))
+			t.Logf("switchd's log ends with:\n%s", proc.Tail(d.out.String(), 12))
 		}
 		os.RemoveAll(dir)
 	})
@@ -144,7 +123,7 @@ func (d *daemon) launch(t testing.TB, stdout interface{ Write([]byte) (int, erro
 	}()
 	eventually(t, 10*time.Second, "switchd answers on its control socket", func() bool {
 		if d.dead() {
-			t.Fatalf("switchd ended: %s", tail(d.out.String(), 30))
+			t.Fatalf("switchd ended: %s", proc.Tail(d.out.String(), 30))
 		}
 		_, err := d.client.Version(context.Background())
 		return err == nil
@@ -275,9 +254,4 @@ func eventually(t testing.TB, limit time.Duration, what string, cond func() bool
 			t.Fatalf("not within %v: %s", limit, what)
 		}
 	}
-}
-
-func tail(s string, lines int) string {
-	all := strings.Split(strings.TrimRight(s, "\n"), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }

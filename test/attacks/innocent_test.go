@@ -239,6 +239,21 @@ func (d *daemon) admits(t testing.TB, uid int) {
 	}
 }
 
+// used is how much of a budget is taken; 0 where the switch has none.
+func (d *daemon) used(t testing.TB, resource string) uint64 {
+	t.Helper()
+	s, err := d.client.Stats(context.Background())
+	if err != nil {
+		t.Fatalf("statistics: %v", err)
+	}
+	for _, b := range s.Budgets {
+		if b.Resource == resource {
+			return b.Used
+		}
+	}
+	return 0
+}
+
 // addsUp checks the three equations of control.QueueStats, once nothing moves any more.
 func (d *daemon) addsUp(t testing.TB) {
 	t.Helper()

@@ -125,7 +125,9 @@ func TestMappings(t *testing.T) {
 	if n := strings.Count(string(maps), "\n"); n > 65530/4*3 {
 		t.Errorf("switchd has %d mappings", n)
 	}
+	used := d.used(t, "mappings")
 	held.close()
+	eventually(t, 10*time.Second, "most of the mappings are given back", func() bool { return d.used(t, "mappings") <= used/10 })
 	d.admits(t, hostile)
 }
 

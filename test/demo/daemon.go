@@ -116,7 +116,7 @@ func (d *daemon) tail(n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// dataLines is what operators of the old switch look for.
+// dataLines is what operators of DPDK's vhost sample look for (docs/dpdk-compat.md, 3).
 func (d *daemon) dataLines() string {
 	var found []string
 	for _, l := range d.snapshot() {

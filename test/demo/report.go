@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"vhostkit/internal/term"
 )
 
 // report is what the user sees: one line a step, with what it took.
@@ -18,9 +20,7 @@ type report struct {
 }
 
 func newReport(f *os.File) *report {
-	info, err := f.Stat()
-	terminal := err == nil && info.Mode()&os.ModeCharDevice != 0
-	return &report{w: f, colour: terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb", begin: time.Now()}
+	return &report{w: f, colour: term.Colours(f), begin: time.Now()}
 }
 
 func (r *report) paint(code, text string) string {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vhostkit/test/guest"
+	"vhostkit/test/internal/proc"
 )
 
 // A guest within the guest: a QEMU that qemu-wrap starts with -netdev tap,vhost=on,vhostfd=N, whose firmware (iPXE) boots from the network.
@@ -74,7 +75,7 @@ func startInner(ctx context.Context, t *testing.T, g *guest.Guest, name, qemu, d
 	t.Cleanup(func() {
 		if t.Failed() {
 			if res, _, err := p.Output(context.Background()); err == nil {
-				t.Logf("inner guest %s: %s", name, tail(res.Stdout+res.Stderr, 15))
+				t.Logf("inner guest %s: %s", name, proc.Tail(res.Stdout+res.Stderr, 15))
 			}
 		}
 		_ = p.Signal(context.Background(), syscall.SIGKILL)
@@ -89,7 +90,7 @@ func (i *innerGuest) says(ctx context.Context, t *testing.T, text, not string, l
 	defer cancel()
 	out, err := i.Expect(ctx, text)
 	if err != nil || not != "" && strings.Contains(out, not) {
-		t.Fatalf("inner guest %s: %v\n%s", i.name, err, tail(out, 30))
+		t.Fatalf("inner guest %s: %v\n%s", i.name, err, proc.Tail(out, 30))
 	}
 }
 
@@ -238,9 +239,9 @@ func refusesPrivateMemory(ctx context.Context, t *testing.T, g *guest.Guest, s *
 	limited, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if out, err := s.Expect(limited, "private"); err != nil || !strings.Contains(out, "share=on") {
-		t.Errorf("switchd says: %v\n%s", err, tail(out, 20))
+		t.Errorf("switchd says: %v\n%s", err, proc.Tail(out, 20))
 	}
 	if out, err := p.Expect(limited, "unable to start vhost net"); err != nil {
-		t.Errorf("QEMU says: %v\n%s", err, tail(out, 20))
+		t.Errorf("QEMU says: %v\n%s", err, proc.Tail(out, 20))
 	}
 }

@@ -298,8 +298,8 @@ func TestRetryAndLoss(t *testing.T) {
 	}
 }
 
-// TestManyDevices is evidence (f): 80 at once, and identifiers above 63; then 100 cycles. What that costs is measured on its second run: the
-// first one makes the runtime's own threads and arenas.
+// TestManyDevices (docs/dpdk-compat.md, 5): 80 at once, and identifiers above 63; then 100 cycles. What that costs is
+// measured on its second run: the first one makes the runtime's own threads and arenas.
 func TestManyDevices(t *testing.T) {
 	sw := startSwitchd(t)
 	small := frontend.Config{RingSize: 16, Buffer: 256}

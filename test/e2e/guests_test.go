@@ -55,7 +55,8 @@ func ping(ctx context.Context, t *testing.T, from *guest.Guest, to string, args 
 	}
 }
 
-// TestLinuxGuests is evidence (b): ping, ARP and a bulk transfer whose checksum matches, over every kind of ring.
+// TestLinuxGuests (docs/dpdk-compat.md, 5): ping, ARP and a bulk transfer whose checksum matches, over every kind of
+// ring.
 func TestLinuxGuests(t *testing.T) {
 	cases := []struct {
 		name      string
@@ -110,8 +111,8 @@ func TestLinuxGuests(t *testing.T) {
 	}
 }
 
-// TestGuestsSurviveSwitchRestart is evidence (d): switchd killed with -9 under traffic and started again; guests that reconnect go on within
-// 3 s. Then a guest is killed with -9, and its port is free again.
+// TestGuestsSurviveSwitchRestart (docs/dpdk-compat.md, 5): switchd killed with -9 under traffic and started again;
+// guests that reconnect go on within 3 s. Then a guest is killed with -9, and its port is free again.
 func TestGuestsSurviveSwitchRestart(t *testing.T) {
 	for _, packed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("packed=%v", packed), func(t *testing.T) {
@@ -154,8 +155,9 @@ func TestGuestsSurviveSwitchRestart(t *testing.T) {
 	}
 }
 
-// TestTestpmdInGuest is evidence (h), the guide's chapter "Running DPDK in the Virtual Machine": testpmd drives two virtio-net devices of a
-// guest by uio_pci_generic, sends first, and its frames go round through the switch.
+// TestTestpmdInGuest is the chapter "Running DPDK in the Virtual Machine" of the sample's guide (docs/dpdk-compat.md,
+// 5): testpmd drives two virtio-net devices of a guest by uio_pci_generic, sends first, and its frames go round through
+// the switch.
 func TestTestpmdInGuest(t *testing.T) {
 	if _, err := os.Stat("/usr/bin/dpdk-testpmd"); err != nil {
 		t.Fatalf("dpdk-testpmd is missing; make test installs it: %v", err)

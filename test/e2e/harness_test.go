@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"vhostkit/switchd/control"
+	"vhostkit/test/internal/proc"
 )
 
 var buildOnce struct {
@@ -30,15 +30,7 @@ func commandPath(t testing.TB, name string) string {
 		if buildOnce.dir, buildOnce.err = os.MkdirTemp("", "vhostkit-e2e-"); buildOnce.err != nil {
 			return
 		}
-		// As the Makefile does: libvirt's binding is in vhostctl alone.
-		for name, cgo := range map[string]string{"switchd": "0", "qemu-wrap": "0", "vhostctl": "1"} {
-			cmd := exec.Command("go", "build", "-o", buildOnce.dir, "-tags", "libvirt_dlopen", "vhostkit/cmd/"+name)
-			cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
-			if out, err := cmd.CombinedOutput(); err != nil {
-				buildOnce.err = fmt.Errorf("building %s: %w\n%s", name, err, out)
-				return
-			}
-		}
+		buildOnce.err = proc.Build(buildOnce.dir, "switchd", "qemu-wrap", "vhostctl")
 	})
 	if buildOnce.err != nil {
 		t.Fatal(buildOnce.err)
@@ -48,28 +40,10 @@ func commandPath(t testing.TB, name string) string {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if buildOnce.dir != "" {
+	if buildOnce.dir != "" && !proc.Keep() {
 		os.RemoveAll(buildOnce.dir)
 	}
 	os.Exit(code)
-}
-
-// lockedBuffer collects a process's output while tests look at it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // switchd is a switch under test, as a process of its own.
@@ -80,7 +54,7 @@ type switchd struct {
 	env    []string // beside the test's own
 	cmd    *exec.Cmd
 	done   chan struct{} // closed when the process has ended
-	out    lockedBuffer
+	out    proc.Buffer
 	Client *control.Client
 }
 
@@ -102,9 +76,13 @@ func startSwitchd(t testing.TB, args ...string) *switchd {
 	t.Cleanup(func() {
 		s.Stop(t)
 		if t.Failed() {
-			t.Logf("switchd's log:\n%s", tail(s.Log(), 60))
+			t.Logf("switchd's log:\n%s", proc.Tail(s.Log(), 60))
 		}
-		os.RemoveAll(dir)
+		if proc.Keep() {
+			_ = os.WriteFile(filepath.Join(dir, "switchd.log"), []byte(s.Log()), 0o644)
+		} else {
+			os.RemoveAll(dir)
+		}
 	})
 	return s
 }
@@ -144,6 +122,7 @@ func (s *switchd) launch(t testing.TB) {
 	s.cmd.Env = append(os.Environ(), s.env...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.out
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	proc.Show(os.Stderr, "switchd", s.Dir, s.cmd.Args)
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -237,9 +216,4 @@ func eventually(t testing.TB, limit time.Duration, what string, cond func() bool
 			t.Fatalf("not within %v: %s", limit, what)
 		}
 	}
-}
-
-func tail(s string, lines int) string {
-	all := strings.Split(strings.TrimRight(s, "\n"), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }

@@ -225,7 +225,8 @@ func TestHostileFrames(t *testing.T) {
 	b.finish(t)
 }
 
-// TestTruncatedMemory is evidence (e): a guest that truncates its memory file loses its port; nobody else loses a frame.
+// TestTruncatedMemory (docs/dpdk-compat.md, 5): a guest that truncates its memory file loses its port; nobody else
+// loses a frame.
 func TestTruncatedMemory(t *testing.T) {
 	for _, packed := range []bool{false, true} {
 		for _, sending := range []bool{true, false} {

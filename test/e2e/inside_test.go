@@ -14,6 +14,7 @@ import (
 
 	"vhostkit/switchd/control"
 	"vhostkit/test/guest"
+	"vhostkit/test/internal/proc"
 )
 
 // testProgram builds a static program of the tests' own for guests.
@@ -72,7 +73,7 @@ func startGuestSwitchBy(ctx context.Context, t *testing.T, g *guest.Guest, by st
 	t.Cleanup(func() {
 		if t.Failed() {
 			if text, _, err := s.messages(context.Background()); err == nil {
-				t.Logf("switchd in the guest:\n%s", tail(text, 40))
+				t.Logf("switchd in the guest:\n%s", proc.Tail(text, 40))
 			}
 			_ = p.Signal(context.Background(), syscall.SIGKILL)
 		}

@@ -13,9 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"vhostkit/libvirt/doctor"
 	"vhostkit/libvirt/domains"
 	"vhostkit/switchd/control"
 	"vhostkit/test/guest"
+	"vhostkit/test/internal/proc"
 	"vhostkit/test/libvirtd"
 )
 
@@ -38,7 +40,7 @@ func startHost(t *testing.T) *host {
 	h := &host{Rig: rig, switchd: &switchd{Dir: rig.Dir}, ctx: ctx}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("switchd's log:\n%s\nlibvirt's logs:\n%s", tail(h.Log(), 40), h.Logs())
+			t.Logf("switchd's log:\n%s\nlibvirt's logs:\n%s", proc.Tail(h.Log(), 40), h.Logs())
 		}
 		if err := rig.Close(); err != nil {
 			t.Error(err)
@@ -171,7 +173,7 @@ func (h *host) boot(t *testing.T, names ...string) []*guest.Guest {
 		for _, g := range guests {
 			if g != nil {
 				if t.Failed() {
-					t.Logf("console of %s:\n%s", g.Name(), tail(g.Console(), 20))
+					t.Logf("console of %s:\n%s", g.Name(), proc.Tail(g.Console(), 20))
 				}
 				g.Kill()
 			}
@@ -250,6 +252,38 @@ func (h *host) wantReady(t *testing.T, n int) {
 		}
 		return ready == n
 	})
+}
+
+// notOfHere are the checks that can find fault with the test machine, whatever the switch and the guest do.
+var notOfHere = map[string]string{
+	"kvm":            "the machine may have no KVM, or one that QEMU's user may not open",
+	"domain-kvm":     "the rig emulates where KVM does not run a guest, also if /dev/kvm is there",
+	"hugepages-pool": "the machine reserves no hugepages, and the guest needs none",
+}
+
+// wantHealthy: every other check of the doctor runs, and none has anything to say against the host, the switch and the domain.
+func (h *host) wantHealthy(t *testing.T, name string) {
+	t.Helper()
+	var ids []string
+	for _, c := range doctor.Checks() {
+		if notOfHere[c.ID] == "" {
+			ids = append(ids, c.ID)
+		}
+	}
+	// Its exit code is 0 only without warnings and without what could not be told.
+	out, err := h.Run(h.ctx, h.install(t, "vhostctl"), "doctor", name, "--all", "-o", "json", "--check", strings.Join(ids, ","))
+	var r doctor.Report
+	if e := json.Unmarshal([]byte(out), &r); e != nil {
+		t.Fatalf("vhostctl doctor: %v, %v\n%s", err, e, out)
+	}
+	for _, c := range r.Checks {
+		if c.Status != doctor.OK && c.Status != doctor.NotApplicable {
+			t.Errorf("doctor: %s is %s: %s", c.ID, c.Status, c.Detail)
+		}
+	}
+	if err != nil || r.Status != doctor.OK || len(r.Checks) != len(ids) {
+		t.Errorf("doctor: %v, status %s, %d checks of %d", err, r.Status, len(r.Checks), len(ids))
+	}
 }
 
 // wantDomains compares what vhostctl domains tells: domain, state, READY or no, memory, port. Addresses are learned a moment after they are used.

@@ -16,7 +16,8 @@ import (
 	"vhostkit/test/guest"
 )
 
-// TestFirmwareDHCP is evidence (a): QEMU without a guest system. The network firmware's DHCP frames come through.
+// TestFirmwareDHCP (docs/dpdk-compat.md, 5): QEMU without a guest system. The network firmware's DHCP frames come
+// through.
 func TestFirmwareDHCP(t *testing.T) {
 	sw := startSwitchd(t)
 	d := dial(t, sw, frontend.Config{})
@@ -41,7 +42,8 @@ func TestFirmwareDHCP(t *testing.T) {
 	t.Errorf("no DHCP frame of the firmware arrived\n%s", g.Console())
 }
 
-// TestGuideCommandLines is evidence (g): the guide's command lines run, and a guest can connect.
+// TestGuideCommandLines: the command lines in the guide to DPDK's vhost sample run (docs/dpdk-compat.md, 2 and 5), and
+// a guest can connect.
 func TestGuideCommandLines(t *testing.T) {
 	const eal = "-c f -n 4 --socket-mem 1024 --huge-dir /mnt/huge -- "
 	for _, c := range []struct{ app, socket string }{

@@ -14,10 +14,11 @@ import (
 	"time"
 
 	"vhostkit/test/frontend"
+	"vhostkit/test/internal/proc"
 )
 
 // testpmd starts dpdk-testpmd with virtio_user devices and ends it with the test. It returns its output so far.
-func testpmd(t *testing.T, prefix string, vdevs []string, app ...string) *lockedBuffer {
+func testpmd(t *testing.T, prefix string, vdevs []string, app ...string) *proc.Buffer {
 	t.Helper()
 	path, err := exec.LookPath("dpdk-testpmd")
 	if err != nil {
@@ -30,7 +31,7 @@ func testpmd(t *testing.T, prefix string, vdevs []string, app ...string) *locked
 	args = append(append(args, "--", "--nb-cores=1", "--no-mlockall", "--total-num-mbufs=8192"), app...)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	cmd := exec.CommandContext(ctx, path, args...)
-	out := &lockedBuffer{}
+	out := &proc.Buffer{}
 	cmd.Stdout, cmd.Stderr = out, out
 	stdin, err := cmd.StdinPipe() // without -i it runs until Enter
 	if err != nil {
@@ -52,14 +53,14 @@ func testpmd(t *testing.T, prefix string, vdevs []string, app ...string) *locked
 		}
 		cancel()
 		if t.Failed() {
-			t.Logf("testpmd:\n%s", tail(out.String(), 40))
+			t.Logf("testpmd:\n%s", proc.Tail(out.String(), 40))
 		}
 	})
 	return out
 }
 
-// TestTestpmdMatrix is evidence (c): every kind of ring that DPDK's virtio_user drives. Numbered frames go from a front-end through the switch
-// to testpmd, which sends them back: content, order, loss.
+// TestTestpmdMatrix (docs/dpdk-compat.md, 5): every kind of ring that DPDK's virtio_user drives. Numbered frames go
+// from a front-end through the switch to testpmd, which sends them back: content, order, loss.
 func TestTestpmdMatrix(t *testing.T) {
 	n := 0
 	for _, packed := range []int{0, 1} {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vhostkit/test/frontend"
+	"vhostkit/test/internal/proc"
 	"vhostkit/test/nic82599"
 	"vhostkit/test/pinger"
 )
@@ -48,7 +49,7 @@ func TestSwitchOverVFIOUser(t *testing.T) {
 			}
 			eventually(t, 30*time.Second, "all addresses are known", func() bool { return strings.Count(sw.Log(), "registered") >= ports })
 			if log := sw.Log(); !strings.Contains(log, "has 64") {
-				t.Errorf("nothing is said of the ports beyond the card's pools:\n%s", tail(log, 10))
+				t.Errorf("nothing is said of the ports beyond the card's pools:\n%s", proc.Tail(log, 10))
 			}
 			for len(wire.Out) > 0 {
 				<-wire.Out

@@ -191,16 +191,16 @@ func (k *card) wantPools(t *testing.T, mode int, ports map[int]pinger.Host) {
 	var err error
 	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		s := k.Snapshot()
-		if err = errors.Join(likeTheOldSwitch(s, mode), addressesOf(s, ports)); err == nil {
+		if err = errors.Join(likeTheSample(s, mode), addressesOf(s, ports)); err == nil {
 			return
 		}
 	}
 	t.Errorf("registers: %v\n%s", err, sorted(k.Snapshot()))
 }
 
-// likeTheOldSwitch compares with what the sample switch of DPDK leaves in the registers, as far as this one does the same: 64 pools, each with
-// its VLAN, no default pool, and the card's own switch with --vm2vm 2.
-func likeTheOldSwitch(s map[string]uint32, mode int) (err error) {
+// likeTheSample compares with what DPDK's vhost sample leaves in the registers, as far as this one does the same: 64
+// pools, each with its VLAN, no default pool, and the card's own switch with --vm2vm 2.
+func likeTheSample(s map[string]uint32, mode int) (err error) {
 	const all = 0xffffffff
 	want := map[string]uint32{"MRQC": 8, "VT_CTL": 0x60000001, "VLNCTRL": 0x40008100, "VFRE[0]": all, "VFRE[1]": all, "PFDTXGSWC": 0, "VMTXSW[0]": 0, "VMTXSW[1]": 0}
 	if mode == 2 {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"vhostkit/test/guest"
+	"vhostkit/test/internal/proc"
 	"vhostkit/test/nic82599"
 )
 
@@ -41,7 +42,7 @@ func (k *card) boot(ctx context.Context, t *testing.T, c guest.Config, script st
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("registers while the guest runs: %s\nconsole: %s", sorted(k.Snapshot()), tail(g.Console(), 30))
+			t.Logf("registers while the guest runs: %s\nconsole: %s", sorted(k.Snapshot()), proc.Tail(g.Console(), 30))
 		}
 		g.Kill()
 	})
@@ -63,7 +64,7 @@ func bindCard(ctx context.Context, t *testing.T, g *guest.Guest) {
 	if out := hostRun(ctx, t, g, "/tmp/vhostctl", "nic", "bind", vtdCard); !strings.Contains(out, "the driver is now vfio-pci") {
 		t.Errorf("nic bind:\n%s", out)
 	}
-	if out := hostRun(ctx, t, g, "/tmp/vhostctl", "nic", "bind", vtdCard); !strings.Contains(out, "no change") {
+	if out := hostRun(ctx, t, g, "/tmp/vhostctl", "nic", "bind", vtdCard); !strings.Contains(out, "nothing to do") {
 		t.Errorf("nic bind again:\n%s", out)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"vhostkit/internal/atomicfile"
 )
 
 // kvmPatience is how long the probe's kernel may take; where KVM works it needs about one second.
@@ -41,7 +43,7 @@ func Accelerator(ctx context.Context, qemu, cpuModel string, k Kernel) string {
 	}
 	// Without a note the next guest probes again, which only costs time. A probe cut short says nothing.
 	if note != "" && ctx.Err() == nil {
-		_ = writeAtomically(note, []byte(accel+"\n"))
+		_ = atomicfile.Write(note, []byte(accel+"\n"), 0o644)
 	}
 	return accel
 }

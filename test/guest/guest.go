@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vhostkit/test/guest/proto"
+	"vhostkit/test/internal/proc"
 )
 
 // Guest is a running guest. Its methods may be called from several goroutines.
@@ -149,6 +150,7 @@ func (g *Guest) exec(qemu string, args []string, extra []*os.File) error {
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	g.started = time.Now()
 	g.log.Debug("starting QEMU", "argv", g.cmd.Args)
+	proc.Show(os.Stderr, "guest "+g.cfg.Name, g.dir, g.cmd.Args)
 	if err := g.cmd.Start(); err != nil {
 		return err
 	}
@@ -239,6 +241,9 @@ func (g *Guest) Stop(ctx context.Context) error {
 func (g *Guest) cleanUp() {
 	if g.conn != nil {
 		_ = g.conn.Close()
+	}
+	if proc.Keep() {
+		return
 	}
 	if g.ownDir {
 		_ = os.RemoveAll(g.dir)

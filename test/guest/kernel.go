@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"vhostkit/internal/atomicfile"
 )
 
 // CacheDir is where the set-up scripts and this package keep what is fetched or made once: VHOSTKIT_CACHE, or
@@ -77,7 +79,7 @@ func unpackKernel(image string) string {
 		!bytes.HasPrefix(vmlinux, []byte("\x7fELF")) || !bytes.Contains(vmlinux, pvhNote) {
 		return image
 	}
-	if err := writeAtomically(elf, vmlinux); err != nil {
+	if err := atomicfile.Write(elf, vmlinux, 0o644); err != nil {
 		return image
 	}
 	return elf
@@ -103,21 +105,4 @@ func kernelPayload(image []byte) ([]byte, error) {
 		return nil, errors.New("the payload lies outside the bzImage")
 	}
 	return image[start:end], nil
-}
-
-// writeAtomically replaces the file whole: others may use or write it at the same time.
-func writeAtomically(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }

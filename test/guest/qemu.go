@@ -100,6 +100,7 @@ type machine struct {
 }
 
 // arguments builds QEMU's argument vector without the program's name. c has its defaults filled in.
+// VHOSTKIT_QEMU_ARGS comes last: a debugger's.
 func arguments(c Config, m machine) ([]string, error) {
 	memory := fmt.Sprintf("memory-backend-memfd,id=mem,size=%dM,share=on", c.MemoryMiB)
 	if c.HugepageDir != "" {
@@ -134,7 +135,7 @@ func arguments(c Config, m machine) ([]string, error) {
 		}
 		args = append(args, nic...)
 	}
-	return append(args, c.QEMUArgs...), nil
+	return append(append(args, c.QEMUArgs...), strings.Fields(os.Getenv("VHOSTKIT_QEMU_ARGS"))...), nil
 }
 
 // kernelCommandLine leaves out of the boot what costs time and tells nothing. Warnings and worse reach the console.

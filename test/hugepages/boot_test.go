@@ -15,7 +15,7 @@ import (
 	"vhostkit/hugepages/bytesize"
 	"vhostkit/hugepages/mount"
 	"vhostkit/hugepages/pool/fake"
-	"vhostkit/templates/edit"
+	"vhostkit/internal/sysedit"
 	"vhostkit/test/guest"
 )
 
@@ -101,7 +101,7 @@ func written(t *testing.T, before string, request hugepages.Request, memory byte
 	}
 	kernel := fake.New(memory)
 	kernel.Texts["/proc/self/mounts"] = ""
-	h := hugepages.Host{Store: edit.Store{Root: root}, Kernel: kernel, Mounter: mount.System{}, Runner: generator{root}}
+	h := hugepages.Host{Store: sysedit.Store{Root: root}, Kernel: kernel, Mounter: mount.System{}, Runner: generator{root}}
 	request.Persist = true
 	provision(t, h, request)
 	config, err := os.ReadFile(filepath.Join(root, "boot/grub/grub.cfg"))

@@ -16,7 +16,7 @@ import (
 	"vhostkit/hugepages/bytesize"
 	"vhostkit/hugepages/mount"
 	"vhostkit/hugepages/pool"
-	"vhostkit/templates/edit"
+	"vhostkit/internal/sysedit"
 )
 
 // needRoot ends the test where the kernel's pools cannot be changed. In CI that is a failure.
@@ -37,7 +37,7 @@ func needRoot(t *testing.T) pool.State {
 func realHost(t *testing.T) hugepages.Host {
 	t.Helper()
 	h := hugepages.System()
-	h.Store = edit.Store{Root: t.TempDir()}
+	h.Store = sysedit.Store{Root: t.TempDir()}
 	t.Cleanup(func() {
 		// A test that failed half way must not leave mounts behind.
 		for _, m := range mountsBelow(t, h.Store.Root) {
@@ -142,7 +142,8 @@ func TestReal(t *testing.T) {
 	}
 }
 
-// TestRealGuide makes the guide's set-up on this machine: a page of 1 GiB on the default mount, pages of 2 MiB beside it.
+// TestRealGuide makes the set-up of the guide to DPDK's vhost sample (docs/dpdk-compat.md, 4) on this machine: a page
+// of 1 GiB on the default mount, pages of 2 MiB beside it.
 func TestRealGuide(t *testing.T) {
 	state := needRoot(t)
 	restorePools(t, state)

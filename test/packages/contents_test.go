@@ -28,6 +28,7 @@ var contents = map[string]string{
 	"/usr/lib/sysusers.d/vhostkit.conf":                  "-rw-r--r--",
 	"/usr/lib/tmpfiles.d/vhostkit.conf":                  "-rw-r--r--",
 	"/usr/lib/udev/rules.d/60-vhostkit.rules":            "-rw-r--r--",
+	"/usr/share/bash-completion/completions/switchd":     "-rw-r--r--",
 	"/usr/share/bash-completion/completions/vhostctl":    "-rw-r--r--",
 	"/usr/share/doc/vhostkit/LICENSE":                    "-rw-r--r--",
 	"/usr/share/doc/vhostkit/README.md":                  "-rw-r--r--",
@@ -35,10 +36,12 @@ var contents = map[string]string{
 	"/usr/share/doc/vhostkit/ixgbe.conf":                 "-rw-r--r--",
 	"/usr/share/doc/vhostkit/qemu-wrap.toml":             "-rw-r--r--",
 	"/usr/share/doc/vhostkit/switchd.toml":               "-rw-r--r--",
+	"/usr/share/fish/vendor_completions.d/switchd.fish":  "-rw-r--r--",
 	"/usr/share/fish/vendor_completions.d/vhostctl.fish": "-rw-r--r--",
 	"/usr/share/man/man8/qemu-wrap.8":                    "-rw-r--r--",
 	"/usr/share/man/man8/switchd.8":                      "-rw-r--r--",
 	"/usr/share/man/man8/vhostctl.8":                     "-rw-r--r--",
+	"/usr/share/zsh/site-functions/_switchd":             "-rw-r--r--",
 	"/usr/share/zsh/site-functions/_vhostctl":            "-rw-r--r--",
 }
 

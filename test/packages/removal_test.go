@@ -60,7 +60,7 @@ func checkUpgrade(t *testing.T, root string) {
 // checkRemoval: removed, only the configuration and what the switch remembers are left; purged, nothing.
 func checkRemoval(t *testing.T, root string, before map[string]string) {
 	out := in(t, root, "apt-get", "-q", "-y", "remove", "vhostkit")
-	if strings.Contains(out, "stays as it is") {
+	if strings.Contains(out, "to undo it") {
 		t.Errorf("a warning about changes that nobody made:\n%s", out)
 	}
 	if !strings.Contains(read(t, root, configuration), "mtu = 9000") {

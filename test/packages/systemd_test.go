@@ -86,7 +86,7 @@ func TestSystemd(t *testing.T) {
 		write(t, root, "/boot/grub/grub.cfg", "")
 		write(t, root, "/usr/local/sbin/update-grub", "#!/bin/sh\n")
 		in(t, root, "chmod", "755", "/usr/local/sbin/update-grub")
-		in(t, root, "vhostctl", "provision-hugepages", "--persist", "--page-size", "2M", "--for-vms", "64M", "--for-switch", "16M", "--yes")
+		in(t, root, "vhostctl", "hugepages", "provision", "--persist", "--page-size", "2M", "--for-vms", "64M", "--for-switch", "16M", "--yes")
 	})
 	s := powerOn(ctx, t, m)
 	for _, part := range []struct {
@@ -327,9 +327,9 @@ func reloaded(t *testing.T, s service) {
 	pid := s.property(t, "switchd.service", "MainPID")
 	s.configure(t, "log-level = \"debug\"\nvm2vm = 0\n")
 	s.run(t, "systemctl", "reload", "switchd.service")
-	s.until(t, 20*time.Second, "the configuration is read again", func() (string, bool) {
+	s.until(t, 20*time.Second, "the configuration is reloaded", func() (string, bool) {
 		text := s.journal(t)
-		return text, strings.Contains(text, "configuration read again") && strings.Contains(text, "vm2vm")
+		return text, strings.Contains(text, "configuration reloaded") && strings.Contains(text, "vm2vm")
 	})
 	if now := s.property(t, "switchd.service", "MainPID"); now != pid {
 		t.Errorf("a reload replaced the process %s by %s", pid, now)

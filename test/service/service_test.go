@@ -135,12 +135,12 @@ func TestServiceManager(t *testing.T) {
 	m.wait(t, "WATCHDOG=1", 5*time.Second)
 
 	write("log-level = \"debug\"\nvm2vm = 0\n")
-	reload(t, cmd, out, `configuration read again.*log-level=debug`)
-	if text := out.String(); !regexp.MustCompile(`next restart.*setting=vm2vm`).MatchString(text) {
+	reload(t, cmd, out, `configuration reloaded.*log-level=debug`)
+	if text := out.String(); !regexp.MustCompile(`restart required for this setting.*setting=vm2vm`).MatchString(text) {
 		t.Errorf("nothing is said of what needs a restart:\n%s", text)
 	}
 	write("nonsense = 1\n")
-	reload(t, cmd, out, `stays as it was.*unknown key`)
+	reload(t, cmd, out, `stays as it was.*unknown setting`)
 
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

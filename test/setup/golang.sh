@@ -2,7 +2,7 @@
 # A Go toolchain new enough for go.mod; read by install.sh.
 
 # The toolchain that is fetched where the distribution's Go is too old to fetch one by itself (before 1.21).
-toolchain=1.24.13
+toolchain=1.26.8
 
 get_go() {
 	find_go >/dev/null && return 0

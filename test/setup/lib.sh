@@ -33,11 +33,11 @@ go_minor() {
 	echo "${v:-0}"
 }
 
-# Prints a Go command that can build this module: 1.24 or newer, or 1.21 and newer, which fetch the toolchain that
+# Prints a Go command that can build this module: 1.26 or newer, or 1.21 and newer, which fetch the toolchain that
 # go.mod asks for by themselves. $1 "any" accepts whatever is there.
 find_go() {
 	want=21
-	[ "${GOTOOLCHAIN:-}" = local ] && want=24
+	[ "${GOTOOLCHAIN:-}" = local ] && want=26
 	[ "${1:-}" = any ] && want=1
 	for g in "${VHOSTKIT_GO:-}" go /usr/local/go/bin/go "$(cache_dir)/go/bin/go" /usr/lib/go-1.*/bin/go /usr/lib/golang/bin/go; do
 		[ -n "$g" ] && have "$g" || continue

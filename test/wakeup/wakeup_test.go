@@ -14,7 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"vhostkit/switchd"
+	"vhostkit/switchd/config"
+	"vhostkit/switchd/daemon"
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/logging"
 	"vhostkit/test/frontend"
@@ -54,10 +55,10 @@ func startSwitch(t *testing.T) (socket string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := switchd.DefaultConfig()
+	c := config.DefaultConfig()
 	socket = filepath.Join(dir, "v.sock")
 	c.SocketFiles, c.ControlSocket, c.SocketDir, c.StateDir = []string{socket}, filepath.Join(dir, "c.sock"), filepath.Join(dir, "p"), dir
-	d, err := switchd.New(c, out)
+	d, err := daemon.New(c, out)
 	if err != nil {
 		t.Fatal(err)
 	}

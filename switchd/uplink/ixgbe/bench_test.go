@@ -82,12 +82,12 @@ func benchmarkSend(b *testing.B, size int, lend bool) {
 	defer n.Close()
 	n.down.Store(false)
 	m := guestMemory(b)
-	var loan *uplink.Loan
+	var loan *uplink.InFlight
 	if lend {
-		if err := n.Lend(0, m); err != nil {
+		if err := n.MapDMA(0, m); err != nil {
 			b.Fatal(err)
 		}
-		loan = new(uplink.Loan)
+		loan = new(uplink.InFlight)
 	}
 	data, _ := m.User(1<<32, 1<<20)
 	frames := make([]uplink.TxFrame, 256)
@@ -108,11 +108,11 @@ func benchmarkSend(b *testing.B, size int, lend bool) {
 		for ; reported != tx.rsTail; reported++ { // the NIC reports
 			tx.desc[tx.reports[reported%uint32(len(tx.reports))]&txMask].hi |= txDone
 		}
-		if loan != nil && !loan.Returned() {
+		if loan != nil && !loan.Done() {
 			b.Fatal("not returned")
 		}
 	}
-	if got := n.lost.lent.Load() > 0; got != (lend && size >= lendFrom) {
+	if got := n.lost.lent.Load() > 0; got != (lend && size >= inPlaceFrom) {
 		b.Fatalf("frames of %d bytes were lent: %v", size, got)
 	}
 }

@@ -2,11 +2,9 @@ package ixgbe
 
 import (
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"vhostkit/switchd/ether"
-	"vhostkit/switchd/uplink"
 )
 
 // Config says how to set the NIC up.
@@ -37,23 +35,3 @@ func (c *Config) mtu() int { return c.MaxFrame - ether.HeaderLen - 2*ether.TagLe
 
 // bufferSize is a multiple of 1 KiB, as SRRCTL counts.
 func (c *Config) bufferSize() int { return max((c.MaxFrame+1023)>>10<<10, 2048) }
-
-// losses count frames, most of them lost; see uplink.Stats.
-type losses struct {
-	full, down, rejected, truncated, missed, broken, spoofed, discarded atomic.Uint64
-	wireRx, wireTx, lent                                                atomic.Uint64
-}
-
-// Stats adds up what the driver and the NIC counted.
-func (n *NIC) Stats() uplink.Stats {
-	n.mu.Lock()
-	if !n.closed && !n.broken {
-		n.collect()
-	}
-	n.mu.Unlock()
-	l := &n.lost
-	return uplink.Stats{
-		Full: l.full.Load(), Down: l.down.Load(), Rejected: l.rejected.Load(), Truncated: l.truncated.Load(), Missed: l.missed.Load(),
-		Broken: l.broken.Load(), Spoofed: l.spoofed.Load(), Discarded: l.discarded.Load(), WireRx: l.wireRx.Load(), WireTx: l.wireTx.Load(), Lent: l.lent.Load(),
-	}
-}

@@ -44,10 +44,11 @@ func (n *NIC) AddFilter(port int, mac ether.MAC, vlan uint16) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.closed {
+	switch n.state {
+	case running:
+	case closed:
 		return uplink.ErrNoDevice
-	}
-	if n.broken {
+	default:
 		return fmt.Errorf("address %s of port %d: %w", mac, port, errReset)
 	}
 	for _, pool := range pools {
@@ -55,7 +56,7 @@ func (n *NIC) AddFilter(port int, mac ether.MAC, vlan uint16) error {
 			return fmt.Errorf("pool %d for address %s: %w", pool, mac, err)
 		}
 	}
-	return n.enter(f)
+	return n.note(f)
 }
 
 // poolsFor lists the pools that a filter needs: the port's own, if it has one, and the default pool for what the NIC cannot sort.
@@ -74,8 +75,8 @@ func (n *NIC) poolsFor(f filter) (pools []int) {
 // slot is the place of a filter among the NIC's, -1 if it has none.
 func (n *NIC) slot(f filter) int { return slices.Index(n.filters[:], f) }
 
-// enter notes a filter whose pools are ready, gives it to the NIC, and tells how it is served.
-func (n *NIC) enter(f filter) error {
+// note takes up a filter whose pools are ready, gives it to the NIC, and tells how it is served.
+func (n *NIC) note(f filter) error {
 	own := f.port < len(n.pools)
 	slot := n.slot(f)
 	if slot < 0 && !n.software[f] {
@@ -135,8 +136,7 @@ func (n *NIC) RemoveFilter(port int, mac ether.MAC, vlan uint16) error {
 	return nil
 }
 
-// settle gives the places that have become free to addresses that had none, and ends what was done for those: the open filter in front of the
-// pools, the pools that are not checked, the default pool's extra duty.
+// settle moves software-only addresses into freed slots, then restores filtering and anti-spoofing.
 func (n *NIC) settle() {
 	if len(n.software) == 0 && !n.fallback {
 		return

@@ -28,7 +28,7 @@ var layouts = []Layout{
 
 const rssFields = regs.MRQC_RSS_TCP4 | regs.MRQC_RSS_IP4 | regs.MRQC_RSS_IP6 | regs.MRQC_RSS_TCP6
 
-// DefaultLayout is the old switch's.
+// DefaultLayout is that of DPDK's vhost sample.
 const DefaultLayout = "64x2"
 
 // LayoutNames lists what FindLayout knows.

@@ -25,14 +25,14 @@ func (n *NIC) startLink() {
 func (n *NIC) Link() (uplink.Link, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.closed {
+	if n.state == closed {
 		return uplink.Link{}, uplink.ErrNoDevice
 	}
-	if !n.broken {
+	if n.state == running {
 		n.watchLink()
 	}
-	if n.gone {
-		return uplink.Link{}, fmt.Errorf("%w: %s has gone from the bus", uplink.ErrNoDevice, n.Name())
+	if n.state == gone {
+		return uplink.Link{}, fmt.Errorf("%w: %s disappeared from the PCI bus", uplink.ErrNoDevice, n.Name())
 	}
 	return uplink.Link{Up: true, Carrier: n.carrier.Load(), MTU: n.config.mtu()}, nil
 }
@@ -47,7 +47,7 @@ func (n *NIC) watchLink() {
 	}
 	up := links&regs.LINKS_UP != 0
 	if was := n.carrier.Swap(up); was != up {
-		n.down.Store(!up && !n.config.Loopback)
+		n.tellWorkers()
 		if up {
 			n.log.Info("link up", "speed", linkSpeed(links))
 		} else {

@@ -19,37 +19,40 @@ import (
 // ErrNotSupported says that the device is none that this driver knows.
 var ErrNotSupported = errors.New("not an 82599")
 
-// NIC is an open 82599. It implements uplink.Uplink.
+// What an 82599 can do beyond the core.
+var (
+	_ uplink.Filterer  = (*NIC)(nil)
+	_ uplink.DMAMapper = (*NIC)(nil)
+	_ uplink.Checker   = (*NIC)(nil)
+)
+
+// NIC is an open 82599. It implements uplink.Uplink and the optional interfaces above.
 type NIC struct {
 	config Config
 	log    *slog.Logger
 	dev    pci.Device
 	r      pci.Registers
 	queues []*queue
-	lost   losses
+	lost   counters
 
 	poolRings bool        // ports send on their pools' rings
-	down      atomic.Bool // there is no link: what is sent is lost
+	down      atomic.Bool // it does not run, or there is no link: what is sent is lost
 	carrier   atomic.Bool
-	restarts  atomic.Uint32
-	lent      atomic.Pointer[[]*lentMemory] // by port; replaced as a whole
+	mapped    atomic.Pointer[[]*mappedMemory] // by port; replaced as a whole
 	checks    checks
 
 	// Locks, in the order in which they are taken. What takes long is done under the first two alone: the others wait for no guest.
 	filtering sync.Mutex // AddFilter and RemoveFilter; the making of pools' rings
-	lending   sync.Mutex // Lend and TakeBack; the mapping of guests' memory
+	mapping   sync.Mutex // MapDMA and UnmapDMA; the mapping of guests' memory
 	mu        sync.Mutex // what follows, and all registers but the rings' tails
 
+	state    state
 	pools    []pool
 	filters  [regs.RARs]filter
 	software map[filter]bool // addresses that the hardware has no place for
 	fallback bool            // the default pool is in use
-	closed   bool
-	linkTry  time.Time     // when the link was last started
-	broken   bool          // the last reset failed, or the device is gone
-	cut      bool          // so it was kept from memory altogether
-	gone     bool          // from the bus
-	stale    []*lentMemory // of guests that have left meanwhile
+	linkTry  time.Time       // when the link was last started
+	stale    []*mappedMemory // of guests that have left meanwhile
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -70,7 +73,7 @@ type pool struct {
 // later; see Link.
 func Open(dev pci.Device, c Config) (*NIC, error) {
 	n := &NIC{config: c, log: c.Log, dev: dev, software: map[filter]bool{}, poolRings: c.Loopback || c.AntiSpoof, done: make(chan struct{})}
-	n.lent.Store(&[]*lentMemory{})
+	n.mapped.Store(&[]*mappedMemory{})
 	if n.log == nil {
 		n.log = slog.Default()
 	}
@@ -83,11 +86,11 @@ func Open(dev pci.Device, c Config) (*NIC, error) {
 		return nil, err
 	}
 	if checked := c.Layout.worker(len(n.queues)-1) / c.Layout.Stride; c.AntiSpoof {
-		n.log.Info("the card checks what ports send, too, but for those beyond these, whose pools hold the workers' queues, or who have none", "ports",
+		n.log.Info("the NIC checks what ports send, too, but for those beyond these, whose pools hold the workers' queues, or who have none", "ports",
 			fmt.Sprintf("0-%d", checked-1))
 	}
 	n.mu.Lock()
-	n.down.Store(!c.Loopback)
+	n.enter(running)
 	n.watchLink()
 	n.mu.Unlock()
 	ctx, stop := context.WithCancel(context.Background())
@@ -184,19 +187,19 @@ func (n *NIC) Pools() int { return len(n.pools) }
 func (n *NIC) Close() error {
 	n.stop()
 	<-n.done
-	for _, l := range []*sync.Mutex{&n.filtering, &n.lending, &n.mu} {
+	for _, l := range []*sync.Mutex{&n.filtering, &n.mapping, &n.mu} {
 		l.Lock()
 		defer l.Unlock()
 	}
-	if n.closed {
+	if n.state == closed {
 		return nil
 	}
-	n.closed = true
+	n.enter(closed)
 	result := multierror.Append(nil, n.halt(nil))
 	if err := n.command(0, pciMaster); err != nil { // only the device can tell what may still be given back
 		return multierror.Append(result, err, n.dev.Close()).ErrorOrNil()
 	}
-	for _, l := range append(n.stale, *n.lent.Load()...) { // it will never read anything again
+	for _, l := range append(n.stale, *n.mapped.Load()...) { // it will never read anything again
 		if l != nil {
 			result = multierror.Append(result, n.unmap(l))
 		}

@@ -222,7 +222,7 @@ func TestAntiSpoof(t *testing.T) {
 				r.silent()
 				want = 2
 			}
-			if s := r.Stats(); s.Spoofed != want || s.WireTx != 3-want {
+			if s := counted(r.Counters()); s["spoofed"] != want || s["wire_tx"] != 3-want {
 				t.Errorf("%+v: want %d frames with another's address or VLAN", s, want)
 			}
 			r.must(r.RemoveFilter(9, mac(9), 1009))
@@ -247,7 +247,7 @@ func TestAntiSpoofLetsNewcomersThrough(t *testing.T) {
 			if n, err := r.Queue(q).Send([]uplink.TxFrame{m.frame(port, base+port, data, 1)}, nil); n != 1 || err != nil {
 				t.Fatalf("sent %d frames: %v", n, err)
 			}
-			if s := r.Stats(); s.Spoofed != 0 {
+			if s := counted(r.Counters()); s["spoofed"] != 0 {
 				t.Errorf("queue %d: %s does not leave: %+v", q, what, s)
 				return
 			}
@@ -276,7 +276,7 @@ func TestAntiSpoofLetsNewcomersThrough(t *testing.T) {
 	passes("an address that has its filter now", 5, mac(105))
 	r.send(m.frame(5, base+5, eth(stranger, mac(205), 0, 100, 0), 1))
 	r.silent()
-	if s := r.Stats(); s.Spoofed != 1 {
+	if s := counted(r.Counters()); s["spoofed"] != 1 {
 		t.Errorf("%+v: want the address spoofed that was never added", s)
 	}
 	r.Expect(5) // and a reset keeps what is expected

@@ -54,8 +54,8 @@ func (q *queue) discard(r *rxRing, frames []uplink.RxFrame) {
 	}
 }
 
-// Send sends frames of one port. Without a link nothing is lent: nobody knows when it would come back.
-func (q *queue) Send(frames []uplink.TxFrame, loan *uplink.Loan) (int, error) {
+// Send sends frames of one port. Without a link nothing is read in place: nobody knows when it would come back.
+func (q *queue) Send(frames []uplink.TxFrame, inFlight *uplink.InFlight) (int, error) {
 	if len(frames) == 0 {
 		return 0, nil
 	}
@@ -65,11 +65,11 @@ func (q *queue) Send(frames []uplink.TxFrame, loan *uplink.Loan) (int, error) {
 		return 0, nil
 	}
 	port := int(frames[0].Port)
-	var from *lentMemory
-	if loan != nil && n.carrier.Load() {
-		from = n.lentBy(port)
+	var from *mappedMemory
+	if inFlight != nil && n.carrier.Load() {
+		from = n.mappedFor(port)
 	}
-	return n.txRing(q, port).send(frames, from, loan)
+	return n.txRing(q, port).send(frames, from, inFlight)
 }
 
 // txRing chooses the ring: the NIC knows a frame's sender by it, for its own switch and for anti-spoofing.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"sync/atomic"
@@ -78,7 +79,7 @@ func TestResetThatFails(t *testing.T) {
 		r, f := newFaultyRig(t, Config{VLANStrip: true, Loopback: loop})
 		r.add(0, 1)
 		m := guestMemory(t)
-		r.must(r.Lend(0, m))
+		r.must(r.MapDMA(0, m))
 		rnd := rand.New(rand.NewPCG(15, 16))
 		r.must(r.AddFilter(3, mac(3), base+3))
 		f.noReset.Store(true)
@@ -87,46 +88,46 @@ func TestResetThatFails(t *testing.T) {
 		loan := r.lendOut(lentFrame(m, rnd, 0, base, data, 2))
 		r.model.Arrive(eth(mac(1), stranger, base+1, 100, 1)) // nobody takes it
 		r.looks(hungLooks)
-		if !r.broken || r.master() || !r.down.Load() {
-			t.Fatalf("loopback %v: a reset that fails: broken %v, bus master %v, down %v", loop, r.broken, r.master(), r.down.Load())
+		if r.state != isolated || r.master() || !r.down.Load() {
+			t.Fatalf("loopback %v: a reset that fails: state %v, bus master %v, down %v", loop, r.state, r.master(), r.down.Load())
 		}
-		if !loan.Returned() {
+		if !loan.Done() {
 			t.Error("a loan is not returned")
 		}
 		r.looks(1)
-		if s := r.Stats(); s.Discarded != 2 || r.restarts.Load() != 2 {
-			t.Errorf("%+v after %d attempts: want one frame lost each way", s, r.restarts.Load())
+		if s := counted(r.Counters()); s["discarded"] != 2 || r.lost.resets.Load() != 2 {
+			t.Errorf("%v after %d attempts: want one frame lost each way", s, r.lost.resets.Load())
 		}
 		if l, err := r.Link(); err != nil || l.Carrier {
 			t.Errorf("link %+v, %v", l, err)
 		}
-		var second uplink.Loan
-		if n, err := r.Queue(0).Send([]uplink.TxFrame{lentFrame(m, rnd, 0, base, data, 2)}, &second); n != 0 || err != nil || second.From != nil {
+		var second uplink.InFlight
+		if n, err := r.Queue(0).Send([]uplink.TxFrame{lentFrame(m, rnd, 0, base, data, 2)}, &second); n != 0 || err != nil || second.Ring != nil {
 			t.Errorf("sent %d, %v, loan %+v", n, err, second)
 		}
 		r.down.Store(false) // a worker that looked just before
-		if n, err := r.Queue(0).Send([]uplink.TxFrame{lentFrame(m, rnd, 0, base, data, 2)}, &second); n != 0 || err != nil || second.From != nil {
+		if n, err := r.Queue(0).Send([]uplink.TxFrame{lentFrame(m, rnd, 0, base, data, 2)}, &second); n != 0 || err != nil || second.Ring != nil {
 			t.Errorf("sent %d, %v, loan %+v", n, err, second)
 		}
 		r.down.Store(true)
-		if s := r.Stats(); s.Down != 2 {
+		if s := counted(r.Counters()); s["down"] != 2 {
 			t.Errorf("%+v: want two frames counted as lost", s)
 		}
 		if err := r.AddFilter(2, mac(2), base+2); err == nil || errors.Is(err, uplink.ErrNoPool) {
 			t.Errorf("a filter meanwhile: %v", err)
 		}
 		r.must(r.RemoveFilter(3, mac(3), base+3))
-		r.must(r.TakeBack(0, true))
+		r.must(r.UnmapDMA(0, true))
 		r.model.SetFaults(nic82599.Faults{})
 		r.looks(1)
-		if r.broken || !r.master() || r.down.Load() || !r.carrier.Load() {
-			t.Fatalf("it does not come back: broken %v, bus master %v, down %v", r.broken, r.master(), r.down.Load())
+		if r.state != running || !r.master() || r.down.Load() || !r.carrier.Load() {
+			t.Fatalf("it does not come back: state %v, bus master %v, down %v", r.state, r.master(), r.down.Load())
 		}
 		r.add(2)
-		r.must(r.Lend(0, m))
+		r.must(r.MapDMA(0, m))
 		for range 3 {
 			loan := r.lendOut(lentFrame(m, rnd, 0, base, data, 2))
-			if out := r.out(); !bytes.Equal(out, eth(stranger, mac(0), base, 1004, 1)) || !loan.Returned() {
+			if out := r.out(); !bytes.Equal(out, eth(stranger, mac(0), base, 1004, 1)) || !loan.Done() {
 				t.Fatalf("then this goes out: %x", out)
 			}
 			for _, p := range []int{0, 1, 2, 3} {
@@ -156,7 +157,7 @@ func TestResetHelps(t *testing.T) {
 			r.mu.Lock()
 			r.recover("the test wants it")
 			r.mu.Unlock()
-			if r.broken || r.model.Resets() == resets {
+			if r.state != running || r.model.Resets() == resets {
 				t.Fatalf("the NIC does not come back after %d resets", r.model.Resets()-resets)
 			}
 			faults.HungTransmit = false
@@ -183,32 +184,35 @@ func TestCardThatHasGone(t *testing.T) {
 	r, f := newFaultyRig(t, Config{VLANStrip: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	r.add(0)
 	m := guestMemory(t)
-	r.must(r.Lend(0, m))
+	r.must(r.MapDMA(0, m))
 	rnd := rand.New(rand.NewPCG(17, 18))
 	data := eth(stranger, mac(0), 0, 1000, 1)
 	r.lendOut(lentFrame(m, rnd, 0, base, data, 1))
 	r.out()
 	r.model.SetFaults(nic82599.Faults{HungTransmit: true})
 	loan := r.lendOut(lentFrame(m, rnd, 0, base, data, 1))
-	before := r.Stats()
+	before := counted(r.Counters())
 	log.Reset()
 	f.gone.Store(true)
-	if s := r.Stats(); s != before {
+	if s := counted(r.Counters()); !maps.Equal(s, before) {
 		t.Errorf("what is not there counts: %+v", s)
 	}
 	r.looks(5)
 	if _, err := r.Link(); !errors.Is(err, uplink.ErrNoDevice) {
 		t.Errorf("the link's state: %v", err)
 	}
-	before.Discarded = 1
-	if s := r.Stats(); s != before {
+	before["discarded"] = 1
+	if s := counted(r.Counters()); !maps.Equal(s, before) {
 		t.Errorf("it counts %+v, want %+v", s, before)
 	}
-	if text := log.String(); strings.Count(text, "gone from the bus") != 1 || strings.Count(text, "\n") != 1 || !strings.Contains(text, "restart switchd") {
+	if text := log.String(); strings.Count(text, "disappeared from the PCI bus") != 1 || strings.Count(text, "\n") != 1 || !strings.Contains(text, "restart switchd") {
 		t.Errorf("the log says\n%s", text)
 	}
-	if !loan.Returned() || !r.down.Load() || r.carrier.Load() {
-		t.Errorf("the loan is returned: %v; down %v, carrier %v", loan.Returned(), r.down.Load(), r.carrier.Load())
+	if r.state != gone {
+		t.Errorf("the NIC is %v, want gone", r.state)
+	}
+	if !loan.Done() || !r.down.Load() || r.carrier.Load() {
+		t.Errorf("the loan is returned: %v; down %v, carrier %v", loan.Done(), r.down.Load(), r.carrier.Load())
 	}
 	f.gone.Store(false)
 	r.model.SetFaults(nic82599.Faults{})
@@ -237,7 +241,7 @@ func TestResetCounts(t *testing.T) {
 	r := newRig(t, Config{VLANStrip: true})
 	r.add(0, 1)
 	m, own := guestMemory(t), newMemory(t, 1<<16)
-	r.must(r.Lend(0, m))
+	r.must(r.MapDMA(0, m))
 	for range 3 {
 		r.send(own.frame(1, base+1, eth(stranger, mac(1), 0, 100, 0), 1))
 		r.out()
@@ -245,9 +249,9 @@ func TestResetCounts(t *testing.T) {
 	for i := range 40 { // nobody takes them
 		r.model.Arrive(eth(mac(i%2), stranger, base+i%2, 100, i))
 	}
-	r.must(r.TakeBack(0, false))
-	want := uplink.Stats{WireRx: 40, WireTx: 3, Discarded: 40}
-	if s := r.Stats(); s != want {
+	r.must(r.UnmapDMA(0, false))
+	want := counts{"wire_rx": 40, "wire_tx": 3, "discarded": 40, "resets": 1}
+	if s := counted(r.Counters()); !maps.Equal(s, want) {
 		t.Errorf("%+v, want %+v", s, want)
 	}
 	for i := range 10 {
@@ -255,8 +259,8 @@ func TestResetCounts(t *testing.T) {
 	}
 	r.must(r.RemoveFilter(1, mac(1), base+1))
 	r.add(1)
-	want.WireRx, want.Discarded = want.WireRx+10, want.Discarded+10
-	if s := r.Stats(); s != want {
+	want["wire_rx"], want["discarded"] = want["wire_rx"]+10, want["discarded"]+10
+	if s := counted(r.Counters()); !maps.Equal(s, want) {
 		t.Errorf("when a port has left whose frames nobody took: %+v, want %+v", s, want)
 	}
 }
@@ -271,8 +275,8 @@ func TestHungQueueWithoutALink(t *testing.T) {
 		r.send(m.frame(0, base+1, eth(mac(1), mac(0), 0, 100, 0), 1))
 		r.model.SetFaults(nic82599.Faults{HungTransmit: true, NoLink: true})
 		r.looks(hungLooks + 1)
-		want := map[bool]uint32{true: 1, false: 0}[loop]
-		if got := r.restarts.Load(); got != want {
+		want := map[bool]uint64{true: 1, false: 0}[loop]
+		if got := r.lost.resets.Load(); got != want {
 			t.Errorf("loopback %v: %d resets, want %d", loop, got, want)
 		}
 		r.model.SetFaults(nic82599.Faults{NoLink: true})

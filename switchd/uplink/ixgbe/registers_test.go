@@ -3,6 +3,7 @@ package ixgbe
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -87,7 +88,7 @@ func TestSetUpLeavesNothingToChance(t *testing.T) {
 		initial[regs.DCA_RXCTRL(q)], initial[regs.DCA_TXCTRL(q)] = regs.DCA_RXCTRL_RO_WR|1, regs.DCA_TXCTRL_WRO|1
 	}
 	r, d := newRecordedRig(t, Config{Layout: mustLayout(t, "32x4"), VLANStrip: true, Queues: 2}, nic82599.Config{Initial: initial})
-	if s := r.Stats(); s != (uplink.Stats{}) {
+	if s := counted(r.Counters()); !maps.Equal(s, counts{}) {
 		t.Errorf("it counts what was before: %+v", s)
 	}
 	r.add(3)
@@ -176,7 +177,7 @@ func TestNoAllocations(t *testing.T) {
 		t.Fatal(err)
 	}
 	guest := guestMemory(t)
-	if err := n.Lend(1, guest); err != nil {
+	if err := n.MapDMA(1, guest); err != nil {
 		t.Fatal(err)
 	}
 	payload, _ := guest.User(1<<32, 1<<20)
@@ -188,9 +189,9 @@ func TestNoAllocations(t *testing.T) {
 	header := uplink.TxFrame{HeaderLen: ether.HeaderLen + ether.TagLen}
 	ether.PutTag(header.Header[:], base)
 	wire, lent := uint32(0), 0
-	var loan uplink.Loan
+	var loan uplink.InFlight
 	rings := n.txRings()
-	round := func(port int, loan *uplink.Loan) {
+	round := func(port int, loan *uplink.InFlight) {
 		for range count { // the NIC receives
 			rx.desc[wire&rxMask] = descriptor{hi: regs.RXD_STAT_DD | regs.RXD_STAT_EOP | regs.RXD_STAT_VP | 60<<regs.RXD_LEN_SHIFT | base<<regs.RXD_VLAN_SHIFT}
 			wire++
@@ -210,7 +211,7 @@ func TestNoAllocations(t *testing.T) {
 		if sent, err := q.Send(sending, loan); sent != count || err != nil {
 			t.Fatalf("sent %d frames: %v", sent, err)
 		}
-		if loan != nil && loan.From != nil {
+		if loan != nil && loan.Ring != nil {
 			lent++
 		}
 		for _, tx := range rings { // the NIC reports

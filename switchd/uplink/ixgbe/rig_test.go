@@ -67,6 +67,19 @@ func newRigOn(t *testing.T, c Config, m nic82599.Config, between func(pci.Device
 	return r
 }
 
+// counts are counters by name, without those that are 0.
+type counts = map[string]uint64
+
+func counted(list []uplink.Counter) counts {
+	c := counts{}
+	for _, k := range list {
+		if k.Value > 0 {
+			c[k.Name] = k.Value
+		}
+	}
+	return c
+}
+
 func (r *rig) must(err error) {
 	r.Helper()
 	if err != nil {

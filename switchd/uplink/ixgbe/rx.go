@@ -22,7 +22,7 @@ type rxRing struct {
 	next     uint32 // free running: the descriptor to look at
 	refilled uint32 // free running: descriptors before this one are the NIC's again
 	partial  bool   // inside a frame of several descriptors
-	lost     *losses
+	lost     *counters
 	addr     [rxSize]guestmem.Ptr
 	iova     [rxSize]uint64
 
@@ -35,7 +35,7 @@ type rxRing struct {
 // refillBatch is how many descriptors are given back at a time: a write to the device costs as much as many frames.
 const refillBatch = 32
 
-func newRxRing(dev pci.Device, registers pci.Registers, number, bufferSize int, strip bool, lost *losses) (*rxRing, error) {
+func newRxRing(dev pci.Device, registers pci.Registers, number, bufferSize int, strip bool, lost *counters) (*rxRing, error) {
 	r := &rxRing{registry: registers, tail: regs.RDT(number), number: number, strip: strip, lost: lost}
 	var err error
 	if r.ring, err = dev.AllocDMA(rxSize * regs.DescSize); err != nil {

@@ -27,7 +27,7 @@ func (n *NIC) await(offset, mask, want uint32, limit time.Duration) error {
 			return nil
 		}
 		if v == allOnes {
-			return fmt.Errorf("register %s reads all ones: the device has gone from the bus", regs.Name(offset))
+			return fmt.Errorf("register %s reads 0xffffffff: the NIC disappeared from the PCI bus", regs.Name(offset))
 		}
 		if time.Now().After(end) {
 			return fmt.Errorf("register %s is %#x after %v: bits %#x should be %#x; the device hangs: reset it, or power it off and on",

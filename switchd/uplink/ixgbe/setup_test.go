@@ -10,7 +10,7 @@ import (
 	"vhostkit/switchd/uplink/ixgbe/regs"
 )
 
-// The registers that the old switch's set-up left behind, where ours must agree with it.
+// The registers that the set-up of DPDK's vhost sample left behind, where ours must agree with it.
 func TestSetUpLikeTheOldSwitch(t *testing.T) {
 	for _, loop := range []bool{false, true} {
 		t.Run(fmt.Sprintf("loopback=%v", loop), func(t *testing.T) {
@@ -87,7 +87,7 @@ func TestSetUpFails(t *testing.T) {
 		{"dma", "register RDRXCTL", func(p *plain) { p.bar[regs.RDRXCTL/4] = 0 }},
 		{"receive path", "register SECRXSTAT", func(p *plain) { p.bar[regs.SECRXSTAT/4] = 0 }},
 		{"transmit queue", "register TXDCTL[127]", func(p *plain) { p.stuck = int64(regs.TXDCTL(127)) }},
-		{"gone", "all ones", func(p *plain) { p.gone = true }},
+		{"gone", "0xffffffff", func(p *plain) { p.gone = true }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPlain()

@@ -17,24 +17,24 @@ import (
 
 // txRing is a transmit queue of the NIC. It has one user at a time, who owns it.
 type txRing struct {
-	desc     *txDescriptors
-	registry pci.Registers
-	tailReg  uint32 // offset of TDT
-	tail     uint32 // free running, also over a reset: the next descriptor to write
-	clean    uint32 // free running: descriptors before this one are free
-	reported uint32 // free running: behind the last descriptor that asks for a write-back
-	reports  [txSize]uint32
-	rsHead   uint32 // reports[rsHead:rsTail] are waited for; free running
-	rsTail   uint32
-	context  uint32 // the context that the NIC has: VLAN and MACLEN, as in the descriptor; noContext
-	lent     uint64 // frames of this send that the NIC reads from their senders' memory
-	lentTo   uint32 // tail after the last frame that was lent
-	lending  bool   // that one was not reported yet
-	stopped  bool   // the NIC is not there: what is sent is lost
-	longest  int    // bytes in a buffer
-	lost     *losses
-	addr     [txSize]guestmem.Ptr
-	iova     [txSize]uint64
+	desc       *txDescriptors
+	registry   pci.Registers
+	tailReg    uint32 // offset of TDT
+	tail       uint32 // free running, also over a reset: the next descriptor to write
+	clean      uint32 // free running: descriptors before this one are free
+	reported   uint32 // free running: behind the last descriptor that asks for a write-back
+	reports    [txSize]uint32
+	rsHead     uint32 // reports[rsHead:rsTail] are waited for; free running
+	rsTail     uint32
+	context    uint32 // the context that the NIC has: VLAN and MACLEN, as in the descriptor; noContext
+	inPlace    uint64 // frames of this send that the NIC reads from their senders' memory
+	inFlightTo uint32 // tail after the last frame that is read in place
+	inFlight   bool   // that one was not reported yet
+	stopped    bool   // the NIC is not there: what is sent is lost
+	longest    int    // bytes in a buffer
+	lost       *counters
+	addr       [txSize]guestmem.Ptr
+	iova       [txSize]uint64
 
 	owned   atomic.Uint32
 	sent    atomic.Uint32 // tail, for the watchdog
@@ -51,7 +51,7 @@ const (
 	longestTSO = 65535 + ether.HeaderLen + 2*ether.TagLen
 )
 
-func newTxRing(dev pci.Device, registers pci.Registers, number, bufferSize int, lost *losses) (*txRing, error) {
+func newTxRing(dev pci.Device, registers pci.Registers, number, bufferSize int, lost *counters) (*txRing, error) {
 	t := &txRing{registry: registers, tailReg: regs.TDT(number), number: number, longest: bufferSize, lost: lost}
 	var err error
 	if t.ring, err = dev.AllocDMA(txSize * regs.DescSize); err != nil {
@@ -73,7 +73,7 @@ func newTxRing(dev pci.Device, registers pci.Registers, number, bufferSize int, 
 func (t *txRing) reset() {
 	clear(t.desc[:])
 	start := (t.tail + txMask) &^ txMask
-	t.tail, t.clean, t.reported, t.rsHead, t.rsTail, t.context, t.lending = start, start, start, 0, 0, noContext, false
+	t.tail, t.clean, t.reported, t.rsHead, t.rsTail, t.context, t.inFlight = start, start, start, 0, 0, noContext, false
 	t.sent.Store(start)
 	t.done.Store(start)
 }
@@ -99,10 +99,11 @@ func (t *txRing) own() {
 
 func (t *txRing) disown() { t.owned.Store(0) }
 
-// send copies frames into the ring's buffers, or lends them to the NIC if they lie in lent memory, and tells the NIC, once. See uplink.Queue.
-func (t *txRing) send(frames []uplink.TxFrame, from *lentMemory, loan *uplink.Loan) (sent int, err error) {
+// send copies frames into the ring's buffers, or lets the NIC read them in place if it has their memory mapped, and tells the
+// NIC, once. See uplink.Queue.
+func (t *txRing) send(frames []uplink.TxFrame, from *mappedMemory, inFlight *uplink.InFlight) (sent int, err error) {
 	t.own()
-	defer t.finish(&sent, &err, loan)
+	defer t.finish(&sent, &err, inFlight)
 	if t.stopped {
 		t.lost.down.Add(uint64(len(frames)))
 		return 0, nil
@@ -122,8 +123,8 @@ func (t *txRing) send(frames []uplink.TxFrame, from *lentMemory, loan *uplink.Lo
 				t.lost.full.Add(uint64(len(frames) - i))
 				return i, nil
 			}
-		case from != nil && t.lend(f, from):
-			t.lent++
+		case from != nil && t.putInPlace(f, from):
+			t.inPlace++
 		default:
 			t.put(f)
 		}
@@ -133,16 +134,16 @@ func (t *txRing) send(frames []uplink.TxFrame, from *lentMemory, loan *uplink.Lo
 }
 
 // finish hands over what is complete, also when a sender's memory vanished in the middle of a frame: only that frame is not.
-func (t *txRing) finish(sent *int, err *error, loan *uplink.Loan) {
+func (t *txRing) finish(sent *int, err *error, inFlight *uplink.InFlight) {
 	if fault := guestmem.Recovered(recover()); fault != nil {
 		*err = fmt.Errorf("reading a frame for transmit queue %d: %w", t.number, fault)
 		t.context = noContext // it may be among the descriptors that are not handed over
 	}
-	if t.lent > 0 {
+	if t.inPlace > 0 {
 		t.report()
-		*loan = uplink.Loan{From: t, Until: t.tail}
-		t.lost.lent.Add(t.lent)
-		t.lent, t.lentTo, t.lending = 0, t.tail, true
+		*inFlight = uplink.InFlight{Ring: t, Until: t.tail}
+		t.lost.lent.Add(t.inPlace)
+		t.inPlace, t.inFlightTo, t.inFlight = 0, t.tail, true
 	}
 	if tail := t.tail; tail != t.sent.Load() {
 		t.registry.Write32(t.tailReg, tail&txMask)
@@ -171,7 +172,7 @@ func (t *txRing) reclaim() {
 		t.rsHead++
 	}
 	// Noted as soon as it is so: positions are compared by their distance, which says nothing once it is half of all.
-	t.lending = t.lending && int32(t.clean-t.lentTo) < 0
+	t.inFlight = t.inFlight && int32(t.clean-t.inFlightTo) < 0
 	t.done.Store(t.clean)
 }
 

@@ -50,7 +50,7 @@ func (n *NIC) inspect(seen map[*txRing]*progress) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.expire()
-	if n.broken {
+	if n.state != running {
 		clear(seen)
 		n.retry()
 		return
@@ -60,7 +60,7 @@ func (n *NIC) inspect(seen map[*txRing]*progress) {
 	} else {
 		n.lose()
 	}
-	if n.broken {
+	if n.state != running {
 		return
 	}
 	if why := n.stuck(seen); why != "" {
@@ -124,17 +124,16 @@ func (n *NIC) txRings() []*txRing {
 // recover sets the NIC up again. What was in its rings is lost, and counted. Meanwhile the workers find nothing, and what they send is lost. The
 // caller holds mu.
 func (n *NIC) recover(why string) {
-	if n.gone {
+	if n.state == gone {
 		return // and holds nothing any more
 	}
 	n.log.Error("the NIC hangs and is reset; frames on their way are lost", "why", why)
-	n.restarts.Add(1)
-	n.down.Store(true)
+	n.lost.resets.Add(1)
+	n.enter(resetting)
 	if err := n.resetRings(); err != nil {
 		n.log.Error("the NIC does not come back and is kept from memory; the next try follows", "error", err)
 		return
 	}
-	n.down.Store(!n.carrier.Load() && !n.config.Loopback)
 	n.log.Info("the NIC was set up again")
 	n.watchLink()
 }
@@ -146,11 +145,12 @@ func (n *NIC) resetRings() error {
 		n.collect()
 		n.discard()
 	})
-	n.broken, n.cut = err != nil, false
-	if n.broken {
+	if err != nil {
 		n.cutOff()
+		return err
 	}
-	return err
+	n.enter(running)
+	return nil
 }
 
 // takeRings takes all rings from the workers, and gives back what returns them.
@@ -192,12 +192,14 @@ func (n *NIC) discard() {
 // cutOff keeps a NIC that does not work from memory, so that all that it was lent can go back. It may do nothing until a reset has succeeded. The
 // caller has the rings.
 func (n *NIC) cutOff() {
-	n.broken = true
-	n.down.Store(true)
 	n.carrier.Store(false)
-	err := n.command(0, pciMaster)
-	if n.cut = err == nil; err != nil && !n.gone {
+	switch err := n.command(0, pciMaster); {
+	case n.state == gone: // whatever the bus says
+	case err == nil:
+		n.enter(isolated)
+	default:
 		n.log.Warn("the NIC cannot be kept from memory", "error", err)
+		n.enter(stray)
 	}
 	for _, t := range n.txRings() {
 		t.reset()
@@ -212,11 +214,11 @@ func (n *NIC) cutOff() {
 
 // lose gives up a device that does not answer on the bus any more.
 func (n *NIC) lose() {
-	if n.gone {
+	if n.state == gone {
 		return
 	}
-	n.gone = true
-	n.log.Error("the card has gone from the bus: its registers read all ones. Nothing goes out or comes in; look for it with lspci and in the kernel's log, "+
+	n.enter(gone)
+	n.log.Error("NIC disappeared from the PCI bus (all registers read 0xffffffff). Nothing goes out or comes in; look for it with lspci and in the kernel's log, "+
 		"check its slot, power and cooling, and restart switchd when it is there again", "register", regs.Name(regs.STATUS))
 	defer n.takeRings()()
 	n.discard()
@@ -228,15 +230,15 @@ func (n *NIC) retry() {
 	switch absent := n.r.Read32(regs.STATUS) == allOnes; {
 	case absent:
 		n.lose()
-	case n.gone:
-		n.gone = false
-		n.recover("it was gone from the bus, and answers again")
+	case n.state == gone:
+		n.enter(resetting)
+		n.recover("it had disappeared from the PCI bus, and answers again")
 	default:
 		n.recover("it did not come back")
 	}
 }
 
-// take waits until a ring is nobody's and takes it.
+// take spins until the ring is free, then claims it.
 func take(owned interface{ CompareAndSwap(old, new uint32) bool }) {
 	for !owned.CompareAndSwap(0, 1) {
 		runtime.Gosched()

@@ -2,6 +2,7 @@ package ixgbe
 
 import (
 	"bytes"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -23,8 +24,8 @@ func TestLinkLoss(t *testing.T) {
 	if l, err := r.Link(); err != nil || l.Carrier || !l.Up {
 		t.Errorf("link %+v, %v: want no carrier", l, err)
 	}
-	if n, err := r.Queue(0).Send([]uplink.TxFrame{f, f}, nil); n != 0 || err != nil || r.Stats().Down != 2 {
-		t.Errorf("without a link %d frames went, error %v, %+v; want 2 counted as lost", n, err, r.Stats())
+	if n, err := r.Queue(0).Send([]uplink.TxFrame{f, f}, nil); n != 0 || err != nil || counted(r.Counters())["down"] != 2 {
+		t.Errorf("without a link %d frames went, error %v, %+v; want 2 counted as lost", n, err, counted(r.Counters()))
 	}
 	tries := func() time.Time { r.mu.Lock(); defer r.mu.Unlock(); return r.linkTry }
 	first := tries()
@@ -37,7 +38,7 @@ func TestLinkLoss(t *testing.T) {
 	if got := r.receive(); len(got) != 1 {
 		t.Errorf("%d frames came after the link did, want 1", len(got))
 	}
-	if r.restarts.Load() != 0 {
+	if r.lost.resets.Load() != 0 {
 		t.Error("the loss of a link was taken for a hang")
 	}
 }
@@ -54,10 +55,10 @@ func TestHungQueue(t *testing.T) {
 	before := r.model.Snapshot()
 	r.model.SetFaults(nic82599.Faults{HungTransmit: true})
 	r.send(m.frame(7, 1007, data, 1), m.frame(7, 1007, data, 1))
-	r.until("the hang is noticed", func() bool { return r.restarts.Load() > 0 })
+	r.until("the hang is noticed", func() bool { return r.lost.resets.Load() > 0 })
 	r.model.SetFaults(nic82599.Faults{})
-	r.until("the NIC is back", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return !r.broken && r.carrier.Load() })
-	if lost := r.Stats().Discarded; lost != 2 {
+	r.until("the NIC is back", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.state == running && r.carrier.Load() })
+	if lost := counted(r.Counters())["discarded"]; lost != 2 {
 		t.Errorf("%d frames were counted as lost, want the two that hung", lost)
 	}
 	after := r.model.Snapshot()
@@ -141,7 +142,7 @@ func TestCounters(t *testing.T) {
 			time.Sleep(2 * often) // the watchdog reads, too
 		}
 	}
-	if s := r.Stats(); s != (uplink.Stats{WireRx: 300, WireTx: 300}) {
+	if s := counted(r.Counters()); !maps.Equal(s, counts{"wire_rx": 300, "wire_tx": 300}) {
 		t.Errorf("%+v: want 300 frames each way", s)
 	}
 }

@@ -22,19 +22,16 @@ const (
 	maxIOV = 1024
 )
 
-// counters of all queues; added to only when something is lost.
-type counters struct{ full, down, rejected, truncated atomic.Uint64 }
-
 // queue is one file of the interface.
 type queue struct {
 	fd     int
 	gone   atomic.Bool      // the interface was removed
 	buffer *guestmem.Buffer // received frames, slots of slotSize; then the virtio-net header and Ethernet header being sent
 	iov    []iovec
-	stats  *counters
+	lost   *counters
 }
 
-func openQueue(name string, flags uint16, stats *counters) (*queue, string, error) {
+func openQueue(name string, flags uint16, lost *counters) (*queue, string, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, "", fmt.Errorf("opening /dev/net/tun: %w", noDevice(err))
@@ -62,7 +59,7 @@ func openQueue(name string, flags uint16, stats *counters) (*queue, string, erro
 	if err != nil {
 		return fail(err)
 	}
-	return &queue{fd: fd, buffer: buffer, iov: make([]iovec, maxIOV), stats: stats}, req.Name(), nil
+	return &queue{fd: fd, buffer: buffer, iov: make([]iovec, maxIOV), lost: lost}, req.Name(), nil
 }
 
 // FD is readable when frames have come.
@@ -84,7 +81,7 @@ func (q *queue) Receive(frames []uplink.RxFrame) (int, error) {
 		case errno != 0:
 			return n, errno
 		case size == slotSize: // there was more, which the kernel cut off
-			q.stats.truncated.Add(1)
+			q.lost.truncated.Add(1)
 			continue
 		}
 		frame := q.buffer.Bytes()[n*slotSize+vnetHeader : n*slotSize+max(size, vnetHeader)]
@@ -112,9 +109,9 @@ func (q *queue) detach() error {
 }
 
 // Send writes frames, one system call each, straight from their senders' memory; the kernel has copied them when it returns.
-func (q *queue) Send(frames []uplink.TxFrame, _ *uplink.Loan) (int, error) {
+func (q *queue) Send(frames []uplink.TxFrame, _ *uplink.InFlight) (int, error) {
 	if q.gone.Load() {
-		q.stats.down.Add(uint64(len(frames)))
+		q.lost.down.Add(uint64(len(frames)))
 		return 0, nil
 	}
 	for i := range frames {
@@ -123,13 +120,13 @@ func (q *queue) Send(frames []uplink.TxFrame, _ *uplink.Loan) (int, error) {
 		case unix.EFAULT:
 			return i, fmt.Errorf("guest memory is gone while its frame was sent: %w", errno)
 		case unix.EAGAIN, unix.EINTR, unix.ENOBUFS, unix.ENOMEM:
-			q.stats.full.Add(uint64(len(frames) - i))
+			q.lost.full.Add(uint64(len(frames) - i))
 			return i, nil
 		case unix.EIO, unix.EBADFD: // down, removed
-			q.stats.down.Add(uint64(len(frames) - i))
+			q.lost.down.Add(uint64(len(frames) - i))
 			return i, nil
 		default: // the kernel does not like what the frame asks for: that frame's loss, and not the others'
-			q.stats.rejected.Add(1)
+			q.lost.rejected.Add(1)
 		}
 	}
 	return len(frames), nil

@@ -34,7 +34,7 @@ type Config struct {
 type Tap struct {
 	name   string
 	queues []*queue
-	stats  counters
+	counters
 }
 
 // Open makes the interface, or attaches to a persistent one that nobody uses, and brings it up.
@@ -53,7 +53,7 @@ func Open(c Config) (*Tap, error) {
 	}
 	t := &Tap{name: c.Name}
 	for i := range queues {
-		q, name, err := openQueue(t.name, flags, &t.stats)
+		q, name, err := openQueue(t.name, flags, &t.counters)
 		if err != nil {
 			t.Close()
 			return nil, explain(err, t.name, i)
@@ -116,15 +116,6 @@ func (t *Tap) Queues() int { return len(t.queues) }
 // Queue gives queue pair i.
 func (t *Tap) Queue(i int) uplink.Queue { return t.queues[i] }
 
-// Pools is 0: the switch sorts the frames.
-func (t *Tap) Pools() int { return 0 }
-
-// AddFilter has nothing to do.
-func (t *Tap) AddFilter(int, ether.MAC, uint16) error { return nil }
-
-// RemoveFilter has nothing to do.
-func (t *Tap) RemoveFilter(int, ether.MAC, uint16) error { return nil }
-
 // Link asks the kernel. The carrier of a TAP is on while the switch has it open.
 func (t *Tap) Link() (uplink.Link, error) {
 	i, err := findInterface(t.name)
@@ -134,12 +125,8 @@ func (t *Tap) Link() (uplink.Link, error) {
 	return uplink.Link{Up: i.up, Carrier: i.carrier, MTU: i.mtu}, nil
 }
 
-// Stats counts what was lost here.
-func (t *Tap) Stats() uplink.Stats {
-	return uplink.Stats{
-		Full: t.stats.full.Load(), Down: t.stats.down.Load(), Rejected: t.stats.rejected.Load(), Truncated: t.stats.truncated.Load(),
-	}
-}
+// Counters lists what was lost here.
+func (t *Tap) Counters() []uplink.Counter { return t.counters.list() }
 
 // Close removes the interface unless it is persistent. Nobody may be sending or receiving.
 func (t *Tap) Close() error {

@@ -1,16 +1,14 @@
 package cuse
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vhostkit/internal/host"
 )
 
 // Channel carries messages between the kernel and a device: each Read is one request, each Write one answer. Writes may be concurrent, also
@@ -33,7 +31,7 @@ var errNoCUSE = errors.New("the kernel has no CUSE (CONFIG_CUSE, module cuse), w
 func openChannel() (Channel, error) {
 	f, err := openControl()
 	if missing(err) {
-		reason := loadModule()
+		reason := host.LoadModule("cuse")
 		if f, err = openControl(); missing(err) && present() {
 			if err = makeNode(controlDevice, unix.Mkdev(controlMajor, controlMinor), 0o600); err == nil {
 				f, err = openControl()
@@ -62,19 +60,4 @@ func present() bool {
 
 func missing(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO)
-}
-
-// loadModule runs modprobe.
-func loadModule() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	tool, err := exec.LookPath("modprobe")
-	if err != nil {
-		tool = "/sbin/modprobe"
-	}
-	output, err := exec.CommandContext(ctx, tool, "cuse").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("modprobe cuse: %w: %s", err, strings.TrimSpace(string(output)))
-	}
-	return nil
 }

@@ -7,13 +7,13 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	hostfacts "vhostkit/internal/host"
 	"vhostkit/switchd/budget"
 	"vhostkit/switchd/foreign"
 	"vhostkit/switchd/vhost"
@@ -282,20 +282,11 @@ func (v *visit) end() {
 	}
 }
 
-// peerOf asks the kernel who is at the other end.
+// peerOf tells who is at the other end.
 func peerOf(socket *net.UnixConn) vhost.Peer {
-	peer := vhost.Peer{PID: -1, UID: -1, GID: -1}
-	raw, err := socket.SyscallConn()
+	peer, err := hostfacts.PeerOf(socket)
 	if err != nil {
-		return peer
+		return hostfacts.NoPeer()
 	}
-	_ = raw.Control(func(fd uintptr) {
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			peer.PID, peer.UID, peer.GID = int(cred.Pid), int(cred.Uid), int(cred.Gid)
-		}
-	})
-	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", peer.PID)); err == nil {
-		peer.Comm = strings.TrimSpace(string(comm))
-	}
-	return peer
+	return peer.Named()
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"vhostkit/switchd/control/names"
 )
 
 // Request is a front-end's message type.
@@ -72,10 +74,10 @@ const (
 )
 
 var protocolFeatureNames = map[int]string{
-	VHOST_USER_PROTOCOL_F_MQ: "mq", VHOST_USER_PROTOCOL_F_RARP: "rarp", VHOST_USER_PROTOCOL_F_REPLY_ACK: "reply_ack",
-	VHOST_USER_PROTOCOL_F_MTU: "mtu", VHOST_USER_PROTOCOL_F_BACKEND_REQ: "backend_req",
-	VHOST_USER_PROTOCOL_F_RESET_DEVICE: "reset_device", VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS: "configure_mem_slots",
-	VHOST_USER_PROTOCOL_F_STATUS: "status",
+	VHOST_USER_PROTOCOL_F_MQ: names.ProtocolMQ, VHOST_USER_PROTOCOL_F_RARP: names.ProtocolRarp, VHOST_USER_PROTOCOL_F_REPLY_ACK: names.ProtocolReplyAck,
+	VHOST_USER_PROTOCOL_F_MTU: names.ProtocolMTU, VHOST_USER_PROTOCOL_F_BACKEND_REQ: names.ProtocolBackendReq,
+	VHOST_USER_PROTOCOL_F_RESET_DEVICE: names.ProtocolResetDevice, VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS: names.ProtocolConfigureMemSlots,
+	VHOST_USER_PROTOCOL_F_STATUS: names.ProtocolStatus,
 }
 
 // OfferedProtocolFeatures is the set that GET_PROTOCOL_FEATURES reports.
@@ -85,7 +87,7 @@ const OfferedProtocolFeatures uint64 = 1<<VHOST_USER_PROTOCOL_F_MQ | 1<<VHOST_US
 
 // ProtocolFeatureNames lists the names of a set.
 func ProtocolFeatureNames(set uint64) []string {
-	var names []string
+	var list []string
 	for bit := range 64 {
 		if set>>bit&1 == 0 {
 			continue
@@ -94,9 +96,9 @@ func ProtocolFeatureNames(set uint64) []string {
 		if !ok {
 			name = fmt.Sprintf("bit_%d", bit)
 		}
-		names = append(names, name)
+		list = append(list, name)
 	}
-	return names
+	return list
 }
 
 // Header flags.

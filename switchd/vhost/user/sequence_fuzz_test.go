@@ -295,7 +295,12 @@ func FuzzSequence(f *testing.F) {
 func TestSequenceGoesDeep(t *testing.T) {
 	sw := startRealSwitch(t)
 	p := &program{client: newSessionOn(t, sw, slog.New(slog.NewTextHandler(io.Discard, nil))), input: bytes.Clone(setUp)}
-	defer p.close()
+	defer func() {
+		p.close()
+		vhost.CloseFDs(p.memory...)
+		vhost.CloseFDs(p.kicks...)
+		vhost.CloseFDs(p.calls...)
+	}()
 	for len(p.input) > 0 {
 		p.step()
 	}

@@ -1,0 +1,82 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"vhostkit/switchd/ether"
+	"vhostkit/switchd/forward"
+	"vhostkit/switchd/uplink"
+)
+
+// report writes the switch's events to the log. A learned address is also printed in the old switch's own words, which operators look for.
+// It is called by the goroutine that also stops broken devices, and waits for nobody: its output never does.
+func (d *Daemon) report(e forward.Event) {
+	mac := ether.MAC(e.MAC)
+	switch e.Kind {
+	case forward.EventRegistered:
+		d.out.Address(e.Port, fmt.Sprintf("DATA: (%d) MAC_ADDRESS %s and VLAN_TAG %d registered\n", e.Port, mac, e.VLAN))
+		if errors.Is(e.Err, uplink.ErrNoPool) {
+			d.log.Warn("the address has no hardware pool; frames from outside reach it by way of the switch, more slowly", "port", e.Port,
+				"mac", mac, "reason", e.Err)
+		} else if e.Err != nil {
+			d.log.Error("the uplink did not take the address filter and is asked again; until then frames from outside do not reach this address", "port", e.Port,
+				"mac", mac, "error", e.Err)
+		}
+	case forward.EventUnregistered:
+		d.log.Info("address unregistered", "port", e.Port, "mac", mac, "vlan", e.VLAN)
+	case forward.EventDuplicate:
+		d.log.Warn("device is using a registered MAC address; its frames are dropped", "port", e.Port, "mac", mac, "registered_on", e.Other)
+	case forward.EventAddressLimit:
+		d.log.Warn("port uses more source addresses than it may; frames from further ones are dropped", "port", e.Port, "mac", mac,
+			"limit", d.config.MACLimit)
+	case forward.EventAnnounceLimit:
+		d.log.Warn("front-end asks for more announcements (SEND_RARP) than a port may have made; the rest is left out", "port", e.Port, "mac", mac)
+	case forward.EventUplinkFailed:
+		d.log.Error("nothing comes in from the uplink any more; restart switchd when the interface is back", "uplink", d.config.Uplink,
+			"error", e.Err)
+	case forward.EventNotLent:
+		d.log.Warn("the card cannot read this guest's memory; its frames are copied, as with --zero-copy 0", "port", e.Port, "error", e.Err)
+	case forward.EventFailed: // the device's own session is told, and logs who it was
+	}
+}
+
+// showStats prints the statistics screen of DPDK's vhost sample as often as the configuration says.
+func (d *Daemon) showStats(ctx context.Context) {
+	var ticker *time.Ticker
+	var ticks <-chan time.Time // nil: never
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case every := <-d.statsEvery:
+			if ticker != nil {
+				ticker.Stop()
+			}
+			if ticker, ticks = nil, nil; every > 0 {
+				ticker = time.NewTicker(time.Duration(every) * time.Second)
+				ticks = ticker.C
+			}
+		case <-ticks:
+			d.out.Screen(FormatLegacyStats(d.legacyStats(), d.out.Terminal()))
+		}
+	}
+}
+
+// legacyStats sums each port's queues the way the old switch counts: TX is what the guest sent, RX what was meant for it.
+func (d *Daemon) legacyStats() []LegacyStats {
+	var list []LegacyStats
+	for _, p := range d.sw.Ports() {
+		s := LegacyStats{Device: p.ID}
+		for _, q := range p.Pairs {
+			s.TxTotal += q.TX.Packets
+			s.TxSuccessful += q.TX.Delivered
+			s.RxTotal += q.RX.Packets + q.RX.Dropped()
+			s.RxSuccessful += q.RX.Packets
+		}
+		list = append(list, s)
+	}
+	return list
+}
