@@ -128,6 +128,10 @@ BASE ?= origin/main
 lint-commits: ## the commits since BASE (origin/main): subjects of at most 72 characters, and a body
 	@$(GO) run ./test/lint -commits '$(BASE)'
 
+.PHONY: module
+module: ## give the module another path, MODULE=host/path: that of whoever hosts it, so that others can import it
+	$(GO) run ./test/module '$(MODULE)'
+
 .PHONY: vet
 vet: ## go vet
 	$(GO) vet ./...

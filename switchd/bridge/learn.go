@@ -20,7 +20,8 @@ const (
 func (d *Domain) Join(at Destination) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	*d.at(at) = port{joined: true}
+	p := d.at(at)
+	p.joined, p.newest = true, 0
 }
 
 // Leave ends that. All addresses of the port are forgotten when it returns, and none is learned any more.

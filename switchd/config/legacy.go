@@ -108,7 +108,7 @@ func LegacyDefaults() Config {
 	return c
 }
 
-// defaultBasename is the socket of the old switch where nothing else is said, in the current directory.
+// defaultBasename is the socket of DPDK's vhost sample where nothing else is said, in the current directory.
 const defaultBasename = "vhost-net"
 
 // ParseLegacy reads a command line of DPDK's vhost sample (without the program's name) over the given defaults. Options that have no

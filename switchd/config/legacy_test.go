@@ -11,7 +11,7 @@ func parseLegacy(line string) (Config, error) {
 	return ParseLegacy(strings.Fields(line), DefaultConfig())
 }
 
-// guideLines are the command lines of the guide and what they mean there.
+// guideLines are the command lines of the guide to DPDK's vhost sample and what they mean there.
 var guideLines = []struct {
 	line  string
 	check func(Config) bool

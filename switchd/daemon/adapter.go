@@ -90,7 +90,7 @@ func (d *Daemon) markUsed(name string) {
 const notStarted = "driver not started (the front-end has sent nothing yet)"
 
 // ID is the port's identifier.
-func (p *adapter) ID() int { return p.port.ID() }
+func (p *adapter) ID() int { return int(p.port.ID()) }
 
 // Update passes the rings on.
 func (p *adapter) Update(u vhost.Update) {

@@ -78,7 +78,7 @@ func (p *adapter) describe(st forward.PortStats) control.Port {
 	p.mu.Unlock()
 	c := p.connection
 	port := control.Port{
-		ID: st.ID, Name: c.Name, Socket: c.Socket, Transport: c.Transport, MACs: []string{}, VLAN: st.VLAN,
+		ID: int(st.ID), Name: c.Name, Socket: c.Socket, Transport: c.Transport, MACs: []string{}, VLAN: int(st.VLAN),
 		Workers: append([]int{}, st.Workers...), Connected: &p.since,
 		Peer:     &control.Peer{PID: c.Peer.PID, UID: c.Peer.UID, GID: c.Peer.GID, Comm: c.Peer.Comm},
 		Features: append([]string{}, u.Features.Names()...), FeaturesHex: fmt.Sprintf("%#x", uint64(u.Features)),
@@ -142,7 +142,7 @@ func queueStats(s forward.QueueStats) control.QueueStats {
 func (d *Daemon) FDB() []control.FDBEntry {
 	list := []control.FDBEntry{}
 	for _, a := range d.sw.Addresses() {
-		list = append(list, control.FDBEntry{MAC: a.MAC.String(), Port: a.Port, VLAN: a.VLAN, AgeSeconds: int(a.Age / time.Second)})
+		list = append(list, control.FDBEntry{MAC: a.MAC.String(), Port: int(a.Port), VLAN: int(a.VLAN), AgeSeconds: int(a.Age / time.Second)})
 	}
 	return list
 }

@@ -43,12 +43,12 @@ type Daemon struct {
 	budget     *budget.Budget
 
 	mu        sync.Mutex
-	sockets   map[string]*socket     // by path
-	named     map[string]*namedState // the ports that have a socket of their own
-	leaving   map[*socket]bool       // of ports that were removed, while their devices have not ended
-	plugged   map[int]*adapter       // connected devices by port
-	byName    map[string]*adapter    // those of named ports; one that is just being connected has no port yet
-	history   history                // devices that are gone
+	sockets   map[string]*socket          // by path
+	named     map[string]*namedState      // the ports that have a socket of their own
+	leaving   map[*socket]bool            // of ports that were removed, while their devices have not ended
+	plugged   map[forward.PortID]*adapter // connected devices by port
+	byName    map[string]*adapter         // those of named ports; one that is just being connected has no port yet
+	history   history                     // devices that are gone
 	askLimit  askLimit
 	changes   uint64     // of the named ports so far
 	written   uint64     // how many of them the file has
@@ -66,7 +66,7 @@ func New(c config.Config, out *logging.Output) (*Daemon, error) {
 	log := out.Log()
 	d := &Daemon{
 		config: c, out: out, log: log, started: time.Now(),
-		sockets: map[string]*socket{}, named: map[string]*namedState{}, plugged: map[int]*adapter{},
+		sockets: map[string]*socket{}, named: map[string]*namedState{}, plugged: map[forward.PortID]*adapter{},
 		byName: map[string]*adapter{}, leaving: map[*socket]bool{}, history: newHistory(), failed: make(chan error, 1),
 		options: vhost.Options{
 			Mergeable: c.Mergeable, TxCsum: c.TxCsum, TSO: c.TSO, Promiscuous: c.Promiscuous,

@@ -96,7 +96,7 @@ func openNIC(c config.Config, address string, log *slog.Logger) (uplink.Uplink, 
 	}
 	l := driver.Layout
 	log.Info("uplink open", "interface", n.Name(), "driver", n.Driver(), "access", device.Access(), "queues", n.Queues(), "vmdq", l.Name, "zero_copy", c.ZeroCopy)
-	// The old switch's words.
+	// The words of DPDK's vhost sample.
 	log.Info(fmt.Sprintf("pf queue num: 0, configured vmdq pool num: %d, each vmdq pool has %d queues", l.Pools, l.Stride))
 	return n, nil
 }

@@ -11,13 +11,13 @@ import (
 	"vhostkit/switchd/uplink"
 )
 
-// report writes the switch's events to the log. A learned address is also printed in the old switch's own words, which operators look for.
+// report writes the switch's events to the log. A learned address is also printed in the words of DPDK's vhost sample, which operators look for.
 // It is called by the goroutine that also stops broken devices, and waits for nobody: its output never does.
 func (d *Daemon) report(e forward.Event) {
 	mac := ether.MAC(e.MAC)
 	switch e.Kind {
 	case forward.EventRegistered:
-		d.out.Address(e.Port, fmt.Sprintf("DATA: (%d) MAC_ADDRESS %s and VLAN_TAG %d registered\n", e.Port, mac, e.VLAN))
+		d.out.Address(int(e.Port), fmt.Sprintf("DATA: (%d) MAC_ADDRESS %s and VLAN_TAG %d registered\n", e.Port, mac, e.VLAN))
 		if errors.Is(e.Err, uplink.ErrNoPool) {
 			d.log.Warn("the address has no hardware pool; frames from outside reach it by way of the switch, more slowly", "port", e.Port,
 				"mac", mac, "reason", e.Err)
@@ -65,11 +65,11 @@ func (d *Daemon) showStats(ctx context.Context) {
 	}
 }
 
-// legacyStats sums each port's queues the way the old switch counts: TX is what the guest sent, RX what was meant for it.
+// legacyStats sums each port's queues the way DPDK's vhost sample counts: TX is what the guest sent, RX what was meant for it.
 func (d *Daemon) legacyStats() []LegacyStats {
 	var list []LegacyStats
 	for _, p := range d.sw.Ports() {
-		s := LegacyStats{Device: p.ID}
+		s := LegacyStats{Device: int(p.ID)}
 		for _, q := range p.Pairs {
 			s.TxTotal += q.TX.Packets
 			s.TxSuccessful += q.TX.Delivered

@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// LegacyStats are a device's numbers as the old switch shows them, in frames.
+// LegacyStats are a device's numbers as DPDK's vhost sample shows them, in frames.
 type LegacyStats struct {
 	Device                int
 	TxTotal, TxSuccessful uint64
 	RxTotal, RxSuccessful uint64
 }
 
-// FormatLegacyStats is the old switch's statistics screen; clear makes the terminal begin at its top.
+// FormatLegacyStats is the statistics screen of DPDK's vhost sample; clear makes the terminal begin at its top.
 func FormatLegacyStats(devices []LegacyStats, clear bool) string {
 	var b strings.Builder
 	if clear {

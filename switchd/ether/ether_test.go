@@ -42,7 +42,7 @@ func TestTag(t *testing.T) {
 	header := func(rest ...byte) []byte { return append(make([]byte, 12), rest...) }
 	for name, c := range map[string]struct {
 		frame  []byte
-		vlan   uint16
+		vlan   VLAN
 		tagged bool
 	}{
 		"none":                       {header(8, 0, 0x03, 0xeb, 8, 0), 0, false},

@@ -49,7 +49,7 @@ func TestIdentifiersHaveVLANs(t *testing.T) {
 				}
 				break
 			}
-			if n++; p.VLAN() > 4094 || p.VLAN() != base+p.ID() {
+			if n++; p.VLAN() > 4094 || int(p.VLAN()) != base+int(p.ID()) {
 				t.Fatalf("--vlan-base %d: port %d has VLAN %d", base, p.ID(), p.VLAN())
 			}
 		}

@@ -3,6 +3,7 @@ package forward
 import (
 	"fmt"
 	"testing"
+	"vhostkit/switchd/bridge"
 
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/virtio"
@@ -50,7 +51,7 @@ func (r *bench) learn(b testing.TB, addresses int) {
 			}
 		}
 	}
-	r.w.addresses = r.w.sw.fdb.table.Load()
+	r.w.addresses = r.w.sw.domain.Table()
 }
 
 // fill puts frames into all buffers of a guest's transmit ring: from its addresses in turn, to all other ports' in turn, or in pairs of ports to
@@ -139,13 +140,15 @@ func (r *ring) recycle() {
 func BenchmarkLookup(b *testing.B) {
 	for _, n := range []int{2, 64, 4096, 65536} {
 		b.Run(fmt.Sprintf("addresses=%d", n), func(b *testing.B) {
-			f := newFDB()
+			d := bridge.NewDomain(bridge.Config{})
 			for i := range n {
-				f.insert(address(i%64, i), i%64, 1)
+				at := bridge.Destination(i % 64)
+				d.Join(at)
+				d.Learn(address(i%64, i), at, n, 1)
 			}
-			t, i, sum := f.table.Load(), 0, 0
+			t, i, sum := d.Table(), 0, bridge.Destination(0)
 			for b.Loop() {
-				_, port := t.find(address(i%64, i))
+				port := t.Find(address(i%64, i))
 				sum += port
 				if i += 7; i >= n {
 					i -= n

@@ -3,28 +3,28 @@ package forward
 import (
 	"time"
 
+	"vhostkit/switchd/ether"
 	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/policy"
 	"vhostkit/switchd/uplink"
 )
 
-// VM2VM is how frames between local guests travel (the old switch's --vm2vm).
-type VM2VM int
+// VM2VM is how frames between local guests travel (--vm2vm of DPDK's vhost sample).
+type VM2VM = policy.Local
 
 const (
-	VM2VMDisabled VM2VM = 0 // every frame goes to the uplink
-	VM2VMSoftware VM2VM = 1 // frames for a local address are delivered here
-	VM2VMHardware VM2VM = 2 // the uplink's own switch loops them back (82599)
+	VM2VMDisabled = policy.LocalNever    // every frame goes to the uplink
+	VM2VMSoftware = policy.LocalSwitch   // frames for a local address are delivered here
+	VM2VMHardware = policy.LocalHardware // the uplink's own switch loops them back (82599)
 )
 
 const (
 	// MaxPorts is how many ports there can be: those that have an identifier whose VLAN (base + identifier) is a valid one, 0..3094 for base 1000.
 	// With a higher base there are fewer.
 	MaxPorts = 3095
-	// maxVLAN is the highest VLAN identifier; 4095 is reserved (IEEE 802.1Q, table 9-2).
-	maxVLAN = 4094
 	// StandardFrame is the longest frame in bytes, without FCS, where receive buffers are not mergeable: 1500 + header + two tags.
 	StandardFrame = 1522
-	// JumboFrame is the longest frame with mergeable receive buffers, as in the old switch (0x2600).
+	// JumboFrame is the longest frame with mergeable receive buffers, as in DPDK's vhost sample (0x2600).
 	JumboFrame = 0x2600
 	// maxGSOFrame is the longest frame that a guest may hand over for segmentation.
 	maxGSOFrame = 65535 + 18
@@ -69,9 +69,16 @@ const (
 // Event is something that an operator wants to read in the log.
 type Event struct {
 	Kind  EventKind
-	Port  int
-	Other int // EventDuplicate: the port that has the address
+	Port  PortID
+	Other PortID // EventDuplicate: the port that has the address
 	MAC   uint64
-	VLAN  int
+	VLAN  ether.VLAN
 	Err   error // EventFailed, EventUplinkFailed, EventNotLent; EventRegistered: the uplink did not take the address
+}
+
+// rules are those that all ports have today.
+func (c *Config) rules(id PortID) policy.Rules {
+	return policy.Rules{
+		VLAN: c.vlanOf(id), Addresses: c.MACLimit, Local: c.VM2VM, Promiscuous: c.Promiscuous, KeepTag: !c.VLANStrip, Foreign: c.foreignVLANs(),
+	}
 }

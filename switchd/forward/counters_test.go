@@ -53,7 +53,7 @@ func (u *fickleUplink) Receive(frames []uplink.RxFrame) (int, error) {
 }
 
 // bring lets n frames of 100 bytes for an address come, with a VLAN's tag. All that came before must have been dealt with.
-func (u *fickleUplink) bring(n int, to ether.MAC, vlan int) {
+func (u *fickleUplink) bring(n int, to ether.MAC, vlan ether.VLAN) {
 	f := testFrame(0, 0x77, 100, 1)
 	for j := range 6 {
 		f[j] = byte(to >> (40 - 8*j))
@@ -62,7 +62,7 @@ func (u *fickleUplink) bring(n int, to ether.MAC, vlan int) {
 	defer u.mu.Unlock()
 	copy(u.buffer.Bytes(), f)
 	for range n {
-		u.pending = append(u.pending, uplink.RxFrame{Addr: u.buffer.Addr(0), Len: 100, Tagged: true, Stripped: true, VLAN: uint16(vlan)})
+		u.pending = append(u.pending, uplink.RxFrame{Addr: u.buffer.Addr(0), Len: 100, Tagged: true, Stripped: true, VLAN: vlan})
 	}
 }
 

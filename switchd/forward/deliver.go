@@ -14,7 +14,7 @@ func (w *worker) deliverGroups(r *transmitRing) {
 		list := g.frames[:g.n]
 		if g.to == toUplink {
 			r.c.delivered.Add(uint64(w.toUplink(r, list, r.c)))
-		} else if v := w.table.ports[g.to]; v != nil {
+		} else if v := w.table.at(g.to); v != nil {
 			r.c.delivered.Add(uint64(w.deliver(v, r.pair, list, r.c)))
 		} else {
 			w.lose(nil, r.c, DropNotReady, g.n)

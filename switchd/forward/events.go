@@ -72,7 +72,7 @@ func (s *Switch) handle(e Event) {
 func (s *Switch) refill() {
 	now := uint32(time.Since(s.start)/time.Second) + 1
 	if before := s.clock.Load(); now != before {
-		s.fdb.step(before)
+		s.domain.Step(before)
 		s.clock.Store(now)
 		s.age(now)
 		s.retryFilters()

@@ -3,6 +3,7 @@ package forward
 import (
 	"math/bits"
 
+	"vhostkit/switchd/bridge"
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/guestmem"
 	"vhostkit/switchd/virtio"
@@ -69,13 +70,12 @@ func (w *worker) judge(r *transmitRing, n int) (taken int) {
 	}
 	p, now := &w.fast.frames[0], w.sw.clock.Load()
 	if source := p.source(); source != r.lastSource || now != r.lastSeen {
-		if !w.addresses.refresh(source, r.port.id) {
+		if !w.addresses.Refresh(source, r.port.id.destination()) {
 			return 0
 		}
 		r.lastSource, r.lastSeen = source, now
 	}
-	_, port := w.addresses.find(p.to())
-	g := w.groupFor(r, port)
+	g := w.groupFor(r, w.addresses.Find(p.to()))
 	if g == nil {
 		return 0
 	}
@@ -118,22 +118,24 @@ func (w *worker) loadHeaders(r *transmitRing, n int) (loaded int, varied bool) {
 // look-ups a frame are most of what a frame costs here.
 func (w *worker) judgeEach(r *transmitRing, n int) (taken int) {
 	x, t := &w.fast, w.addresses
-	slots, multiplier, shift, own := t.slots, t.multiplier, t.shift&63, freshEntry(r.port.id)
+	slots, multiplier, shift := t.Parts()
+	at := r.port.id.destination()
+	own := bridge.FreshEntry(at)
 	var g *group
 	for ; taken < n; taken++ {
 		p := &x.frames[taken&(virtio.BurstSize-1)]
 		source, to := p.high<<16, p.low<<16 // keys
-		if slots[source*multiplier>>shift].Load() != source|own && !t.refresh(p.source(), r.port.id) {
+		if slots[source*multiplier>>(shift&63)].Load() != source|own && !t.Refresh(p.source(), at) {
 			break
 		}
-		slot := to * multiplier >> shift
+		slot := to * multiplier >> (shift & 63)
 		word := slots[slot].Load()
-		if word&keyMask != to {
-			_, word = t.probe(to, int(slot))
+		if word&bridge.KeyMask != to {
+			_, word = t.Probe(to, int(slot))
 		}
-		port := portOf(word)
-		if g == nil || g.to != port {
-			if g = w.groupFor(r, port); g == nil {
+		dest := bridge.DestinationOf(word)
+		if g == nil || g.to != dest {
+			if g = w.groupFor(r, dest); g == nil {
 				break
 			}
 		}
@@ -147,11 +149,11 @@ func (p *fastFrame) source() ether.MAC { return ether.MAC(bits.ReverseBytes64(p.
 func (p *fastFrame) to() ether.MAC     { return ether.MAC(bits.ReverseBytes64(p.low) >> 16) }
 
 // groupFor gives the group of the frames to a port, nil if the fast path does not lead there.
-func (w *worker) groupFor(r *transmitRing, port int) *group {
-	if port < 0 || port == r.port.id || port >= len(w.table.ports) || w.table.ports[port] == nil {
+func (w *worker) groupFor(r *transmitRing, to bridge.Destination) *group {
+	if w.table.at(to) == nil || to == r.port.id.destination() {
 		return nil
 	}
-	return w.groups.group(port)
+	return w.groups.group(to)
 }
 
 // moveGroups moves the burst's frames into the next buffers of their receivers and returns how many arrived. Those that find no buffer that holds
@@ -173,7 +175,7 @@ func (w *worker) moveGroups(r *transmitRing) (arrived int) {
 }
 
 // moveRest gives frames to a port in the slow path.
-func (w *worker) moveRest(r *transmitRing, to int, list []uint8) int {
+func (w *worker) moveRest(r *transmitRing, to bridge.Destination, list []uint8) int {
 	for _, i := range list {
 		w.toSlow(int(i))
 	}

@@ -3,6 +3,7 @@ package forward
 import (
 	"errors"
 
+	"vhostkit/switchd/bridge"
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/uplink"
 )
@@ -14,16 +15,16 @@ import (
 
 // addressFilter is what the uplink was told of an address.
 type addressFilter struct {
-	port int
+	port PortID
 	err  error // why the uplink did not take it
 }
 
 // filter brings the uplink's filter for an address in step with the address table, and tells why the uplink did not take it for that port, if so.
 // Software uplinks accept everything. Called from the event goroutine only, as all below.
-func (s *Switch) filter(mac ether.MAC, port int) error {
+func (s *Switch) filter(mac ether.MAC, port PortID) error {
 	_ = s.unfilter(mac) // the port that has it now matters more
-	_, owner := s.fdb.table.Load().find(mac)
-	if _, known := s.filters[mac]; owner >= 0 && !known {
+	owner := portAt(s.domain.Table().Find(mac))
+	if _, known := s.filters[mac]; owner != noPort && !known {
 		_ = s.tell(mac, owner)
 	}
 	if told, known := s.filters[mac]; known && told.port == port {
@@ -35,7 +36,7 @@ func (s *Switch) filter(mac ether.MAC, port int) error {
 // unfilter takes the uplink's filter for an address away if the address is not, or no longer, that port's. One that is another's now comes back
 // with the event that says so.
 func (s *Switch) unfilter(mac ether.MAC) error {
-	_, owner := s.fdb.table.Load().find(mac)
+	owner := portAt(s.domain.Table().Find(mac))
 	told, known := s.filters[mac]
 	if !known || told.port == owner {
 		return nil
@@ -45,21 +46,21 @@ func (s *Switch) unfilter(mac ether.MAC) error {
 	if s.filterer == nil {
 		return nil
 	}
-	s.setHardware(mac, -1)
-	return s.filterer.RemoveFilter(told.port, mac, s.uplinkVLAN(told.port))
+	s.setHardware(mac, noPort)
+	return s.filterer.RemoveFilter(told.port.pool(), mac, s.config.vlanOf(told.port))
 }
 
 // tell gives the uplink an address.
-func (s *Switch) tell(mac ether.MAC, port int) error {
+func (s *Switch) tell(mac ether.MAC, port PortID) error {
 	if s.filterer == nil {
 		s.filters[mac] = addressFilter{port: port}
 		return nil
 	}
-	err := s.filterer.AddFilter(port, mac, s.uplinkVLAN(port))
+	err := s.filterer.AddFilter(port.pool(), mac, s.config.vlanOf(port))
 	s.filters[mac] = addressFilter{port, err}
 	if err != nil {
 		s.refused[mac] = true
-		s.setHardware(mac, -1)
+		s.setHardware(mac, noPort)
 	} else {
 		delete(s.refused, mac)
 		s.setHardware(mac, port)
@@ -67,15 +68,13 @@ func (s *Switch) tell(mac ether.MAC, port int) error {
 	return err
 }
 
-func (s *Switch) uplinkVLAN(port int) uint16 { return uint16(s.config.VLANBase + port) }
-
 // retryFilters asks the uplink again to take what it did not: a device that failed may have recovered, and one that was full may have room. One
 // that fails again ends the round, because it may have taken long.
 func (s *Switch) retryFilters() {
 	for mac := range s.refused {
 		told := s.filters[mac]
 		full := errors.Is(told.err, uplink.ErrNoPool)
-		if full && told.port >= s.filterer.Pools() {
+		if full && int(told.port.pool()) >= s.filterer.Pools() {
 			continue // there never will be
 		}
 		if err := s.tell(mac, told.port); err != nil && !errors.Is(err, uplink.ErrNoPool) {
@@ -93,15 +92,16 @@ func (s *Switch) catchUp() {
 		s.handle(<-s.events)
 	}
 	var late []Event
-	table := s.fdb.table.Load()
+	table := s.domain.Table()
 	for mac, told := range s.filters {
-		if _, owner := table.find(mac); owner != told.port {
-			late = append(late, Event{Kind: EventUnregistered, Port: told.port, MAC: uint64(mac), VLAN: s.config.VLANBase + told.port})
+		if portAt(table.Find(mac)) != told.port {
+			late = append(late, Event{Kind: EventUnregistered, Port: told.port, MAC: uint64(mac), VLAN: s.config.vlanOf(told.port)})
 		}
 	}
-	s.fdb.each(0, func(mac ether.MAC, port int, _ uint32) {
+	s.domain.Each(0, func(mac ether.MAC, at bridge.Destination, _ uint32) {
+		port := portAt(at)
 		if told, known := s.filters[mac]; !known || told.port != port {
-			late = append(late, Event{Kind: EventRegistered, Port: port, MAC: uint64(mac), VLAN: s.config.VLANBase + port})
+			late = append(late, Event{Kind: EventRegistered, Port: port, MAC: uint64(mac), VLAN: s.config.vlanOf(port)})
 		}
 	})
 	for _, e := range late {

@@ -34,17 +34,17 @@ func (u *filtering) note(format string, args ...any) {
 func (u *filtering) Send(frames []uplink.TxFrame, _ *uplink.InFlight) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.note("send %d", frames[0].Port)
+	u.note("send %d", frames[0].Pool)
 	return len(frames), nil
 }
 
-func (u *filtering) Expect(port int) {
+func (u *filtering) Expect(port uplink.Pool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.note("expect %d", port)
 }
 
-func (u *filtering) AddFilter(port int, mac ether.MAC, vlan uint16) error {
+func (u *filtering) AddFilter(port uplink.Pool, mac ether.MAC, vlan ether.VLAN) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.failing == nil || errors.Is(u.failing, uplink.ErrNoPool) {
@@ -53,7 +53,7 @@ func (u *filtering) AddFilter(port int, mac ether.MAC, vlan uint16) error {
 	return u.failing
 }
 
-func (u *filtering) RemoveFilter(port int, mac ether.MAC, vlan uint16) error {
+func (u *filtering) RemoveFilter(port uplink.Pool, mac ether.MAC, vlan ether.VLAN) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.have, fmt.Sprint(port, mac, vlan))
@@ -107,7 +107,7 @@ func TestLostEventsAboutAddresses(t *testing.T) {
 		t.Errorf("%d events were passed on, want 10: %+v", len(*told), *told)
 	}
 	*told = nil
-	s.forgetPort(ports[0])
+	s.domain.Flush(ports[0].id.destination())
 	for i := range 4 { // some of them move to the other port
 		if _, ok := s.register(ports[1], ether.MAC(0x020000000001+2*i), 1); !ok {
 			t.Fatal("not learned")
@@ -133,7 +133,7 @@ func TestLostEventsAboutAddresses(t *testing.T) {
 		t.Errorf("%d addresses were said to have gone and %d to have come, want 5 and 4", gone, come)
 	}
 	for _, p := range ports {
-		s.forgetPort(p)
+		s.domain.Flush(p.id.destination())
 	}
 	s.catchUp()
 	u.inStep(t, s, "after all have left")
@@ -147,7 +147,7 @@ func TestLostEventsAboutAddresses(t *testing.T) {
 func TestRefusedFiltersAreRetried(t *testing.T) {
 	s, u, ports, told := filterRig(t, 9)
 	const a, b, c = ether.MAC(0x020000000001), ether.MAC(0x020000000002), ether.MAC(0x020000000003)
-	loops := func(to ether.MAC, port int) bool { return s.loopVLAN(a, 0, to, port) != 0 }
+	loops := func(to ether.MAC, port PortID) bool { return s.loopVLAN(a, 0, to, port) != 0 }
 	u.failing = errors.New("it hangs")
 	s.register(ports[0], a, 1)
 	s.register(ports[1], b, 1)
@@ -176,7 +176,7 @@ func TestRefusedFiltersAreRetried(t *testing.T) {
 	if s.retryFilters(); !loops(c, 0) {
 		t.Error("the hardware has made room for an address, and is not used")
 	}
-	s.forgetPort(ports[8])
+	s.domain.Flush(ports[8].id.destination())
 	s.handle(<-s.events)
 	if len(s.refused) != 0 {
 		t.Errorf("%d addresses are refused that are gone", len(s.refused))

@@ -1,6 +1,9 @@
 package forward
 
-import "vhostkit/switchd/virtio"
+import (
+	"vhostkit/switchd/bridge"
+	"vhostkit/switchd/virtio"
+)
 
 // groups collects the frames of a burst by destination, in the order in which destinations first occur.
 type groups struct {
@@ -10,7 +13,7 @@ type groups struct {
 }
 
 type group struct {
-	to     int // port, or toUplink
+	to     bridge.Destination // a port's, or toUplink
 	n      int
 	frames [virtio.BurstSize]uint8
 
@@ -32,7 +35,7 @@ func (g *groups) resize(ports int) {
 }
 
 // add puts a frame to its destination's. It reports false for a port that is newer than the worker's table.
-func (g *groups) add(to, frame int) bool {
+func (g *groups) add(to bridge.Destination, frame int) bool {
 	gr := g.group(to)
 	if gr == nil {
 		return false
@@ -43,11 +46,11 @@ func (g *groups) add(to, frame int) bool {
 }
 
 // group gives a destination's group, nil for a port that is newer than the worker's table. A frame is in one group only.
-func (g *groups) group(to int) *group {
+func (g *groups) group(to bridge.Destination) *group {
 	if g.n > 0 && g.groups[g.n-1].to == to { // as the frame before
 		return &g.groups[g.n-1]
 	}
-	if to+1 >= len(g.index) {
+	if int(to)+1 >= len(g.index) {
 		return nil
 	}
 	i := g.index[to+1]

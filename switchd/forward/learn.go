@@ -1,6 +1,8 @@
 package forward
 
 import (
+	"time"
+
 	"vhostkit/switchd/bridge"
 	"vhostkit/switchd/ether"
 )
@@ -25,6 +27,13 @@ func (s *Switch) newDomain() *bridge.Domain {
 func (s *Switch) emitAddress(kind EventKind, mac ether.MAC, at bridge.Destination) {
 	id := portAt(at)
 	s.emit(Event{Kind: kind, Port: id, MAC: uint64(mac), VLAN: s.config.vlanOf(id)})
+}
+
+// age removes addresses that were silent too long, if any length is (--address-age).
+func (s *Switch) age(now uint32) {
+	if limit := uint32(s.config.AddressAge / time.Second); limit > 0 {
+		s.domain.Age(now, limit)
+	}
 }
 
 // learn registers a source address that is not known to be the port's, or says why its frame must be dropped. Workers call it for an

@@ -149,7 +149,7 @@ func (p *Port) relend(m *guestmem.Memory) {
 		return
 	}
 	if p.lentMemory != nil {
-		if err := s.mapper.UnmapDMA(p.id, !p.undrained); err != nil {
+		if err := s.mapper.UnmapDMA(p.id.pool(), !p.undrained); err != nil {
 			s.emit(Event{Kind: EventUplinkFailed, Port: p.id, Err: err})
 		}
 	}
@@ -157,7 +157,7 @@ func (p *Port) relend(m *guestmem.Memory) {
 	if m == nil {
 		return
 	}
-	if err := s.mapper.MapDMA(p.id, m); err != nil {
+	if err := s.mapper.MapDMA(p.id.pool(), m); err != nil {
 		s.emit(Event{Kind: EventNotLent, Port: p.id, Err: err})
 	}
 }

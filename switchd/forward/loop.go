@@ -4,6 +4,7 @@ import (
 	"maps"
 
 	"vhostkit/switchd/ether"
+	"vhostkit/switchd/policy"
 )
 
 // With --vm2vm 2 the NIC's own switch moves frames between guests. It knows an address once its filter is set, which the control side does a
@@ -12,11 +13,11 @@ import (
 // broadcast only within one.
 
 // hardwareAddresses are those that the NIC loops frames to, and the port whose pool each is in: replaced as a whole, and only read by the workers.
-type hardwareAddresses map[ether.MAC]int
+type hardwareAddresses map[ether.MAC]PortID
 
-// setHardware notes the port to which the NIC takes an address; a negative one if it does not know the address. Called from the event goroutine
+// setHardware notes the port to which the NIC takes an address; noPort if it does not know the address. Called from the event goroutine
 // only.
-func (s *Switch) setHardware(mac ether.MAC, port int) {
+func (s *Switch) setHardware(mac ether.MAC, port PortID) {
 	old := *s.hardware.Load()
 	if before, known := old[mac]; known && before == port || !known && port < 0 {
 		return
@@ -32,7 +33,7 @@ func (s *Switch) setHardware(mac ether.MAC, port int) {
 
 // loopVLAN is the tag with which the NIC takes a frame from one of a port's addresses to another port: the destination's. A tag of the guest's own
 // stays behind it. It is 0 if the NIC does not know both addresses to be where the switch has them, as shortly after one has moved.
-func (s *Switch) loopVLAN(from ether.MAC, sender int, to ether.MAC, port int) uint16 {
+func (s *Switch) loopVLAN(from ether.MAC, sender PortID, to ether.MAC, port PortID) ether.VLAN {
 	known := *s.hardware.Load()
 	if p, ok := known[to]; !ok || p != port {
 		return 0
@@ -40,15 +41,11 @@ func (s *Switch) loopVLAN(from ether.MAC, sender int, to ether.MAC, port int) ui
 	if p, ok := known[from]; !ok || p != sender {
 		return 0
 	}
-	return uint16(s.config.VLANBase + port)
+	return s.config.vlanOf(port)
 }
 
 // ownLooped tells whether a frame for everybody that came in for a port is the port's own. A NIC that switches does not give it back to the
 // pool that it came from, but frames of ports without a pool come from nobody's.
-func (w *worker) ownLooped(f *frame, port int) bool {
-	if w.sw.config.VM2VM != VM2VMHardware {
-		return false
-	}
-	_, owner := w.addresses.find(f.source())
-	return owner == port
+func ownLooped(f *frame, p *Port) bool {
+	return p.rules.Local == policy.LocalHardware && p.domain.Table().Find(f.source()) == p.id.destination()
 }

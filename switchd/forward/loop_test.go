@@ -25,15 +25,15 @@ type taggedFrame struct {
 	vlan     int
 }
 
-func (u *poolsUplink) Pools() int                                { return u.pools }
-func (u *poolsUplink) Queues() int                               { return 1 }
-func (u *poolsUplink) Queue(int) uplink.Queue                    { return u }
-func (u *poolsUplink) FD() int                                   { return -1 }
-func (u *poolsUplink) Receive([]uplink.RxFrame) (int, error)     { return 0, nil }
-func (u *poolsUplink) RemoveFilter(int, ether.MAC, uint16) error { return nil }
+func (u *poolsUplink) Pools() int                                            { return u.pools }
+func (u *poolsUplink) Queues() int                                           { return 1 }
+func (u *poolsUplink) Queue(int) uplink.Queue                                { return u }
+func (u *poolsUplink) FD() int                                               { return -1 }
+func (u *poolsUplink) Receive([]uplink.RxFrame) (int, error)                 { return 0, nil }
+func (u *poolsUplink) RemoveFilter(uplink.Pool, ether.MAC, ether.VLAN) error { return nil }
 
-func (u *poolsUplink) AddFilter(port int, _ ether.MAC, _ uint16) error {
-	if port >= u.pools {
+func (u *poolsUplink) AddFilter(port uplink.Pool, _ ether.MAC, _ ether.VLAN) error {
+	if int(port) >= u.pools {
 		return uplink.ErrNoPool
 	}
 	return nil
@@ -110,9 +110,9 @@ func TestLoopVLANOfMovedAddress(t *testing.T) {
 	for _, step := range []struct {
 		what     string
 		mac      ether.MAC
-		pool     int
-		from, to int // ports of a and b, by the switch
-		want     uint16
+		pool     PortID // where the NIC has mac
+		from, to PortID // ports of a and b, by the switch
+		want     ether.VLAN
 	}{
 		{"only the sender is known", a, 0, 0, 1, 0},
 		{"both are known", b, 1, 0, 1, 1001},

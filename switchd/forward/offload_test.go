@@ -146,7 +146,7 @@ func TestSegmentationIsBounded(t *testing.T) {
 	if _, ok := s.register(r.w.table.ports[0].port, 0x020000000002, 1); !ok {
 		t.Fatal("not learned")
 	}
-	r.w.addresses = s.fdb.table.Load()
+	r.w.addresses = s.domain.Table()
 	ring := r.w.table.ports[1].tx[0]
 	for _, c := range []struct {
 		payload    int

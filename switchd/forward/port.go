@@ -5,8 +5,10 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"vhostkit/switchd/bridge"
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/policy"
 	"vhostkit/switchd/virtio"
 )
 
@@ -15,10 +17,11 @@ var ErrTooManyPorts = errors.New("no free port identifier")
 
 // Port is a place where a device is plugged in. Its methods are for the control side and must not be called concurrently with each other.
 type Port struct {
-	sw   *Switch
-	id   int
-	vlan int
-	fail func(error)
+	sw     *Switch
+	id     PortID
+	domain *bridge.Domain // whose addresses it shares
+	rules  policy.Port
+	fail   func(error)
 
 	ready       atomic.Bool // an address is registered
 	broken      atomic.Bool // workers keep away from it
@@ -30,14 +33,11 @@ type Port struct {
 	patience    atomic.Int64  // nanoseconds that workers may still wait for its receive rings in this tick
 	quiet       atomic.Uint32 // no more complaints about its addresses until this second
 
-	newest ether.MAC // last address learned; fdb.mu
-	closed bool      // fdb.mu
-
 	lentMemory *guestmem.Memory // that the uplink's device can read; the control side's
 	undrained  bool             // it may still be reading
 
 	pairs []*pairCounters // by queue pair; sw.mu. Kept while the port lives, whatever becomes of the rings
-	state *portState // what workers see of it now; sw.mu
+	state *portState      // what workers see of it now; sw.mu
 }
 
 type pairCounters struct{ rx, tx counters }
@@ -87,6 +87,7 @@ type receiveRing struct {
 
 // transmitRing is a guest's transmit queue. It belongs to the worker that the table gives it to.
 type transmitRing struct {
+	plain    bool // its port's rules ask for no more than the address table: the fast path's
 	queue    *virtio.Queue
 	header   int
 	offloads bool     // headers carry checksum or segmentation requests
@@ -103,14 +104,11 @@ type transmitRing struct {
 	lastSeen   uint32
 }
 
-// mostPorts is how many identifiers have a VLAN of their own.
-func (s *Switch) mostPorts() int { return max(0, min(MaxPorts, maxVLAN+1-s.config.VLANBase)) }
-
-// ID is the port's identifier: the old switch's device number, and the hardware pool's.
-func (p *Port) ID() int { return p.id }
+// ID is the port's number: the device number of DPDK's vhost sample.
+func (p *Port) ID() PortID { return p.id }
 
 // VLAN is the port's VLAN on the uplink.
-func (p *Port) VLAN() int { return p.vlan }
+func (p *Port) VLAN() ether.VLAN { return p.rules.VLAN }
 
 // Update replaces the rings that workers may touch; rings[2n] is the receive and rings[2n+1] the transmit queue of pair n, nil where it
 // does not run. It returns when no worker touches anything of the previous set, so that its memory may be unmapped. What is new is served from the
@@ -160,10 +158,8 @@ func (v *portState) without(next *portState) (gone []*transmitRing) {
 // Close removes the port; its identifier is free when it returns, and no worker touches its rings or memory.
 func (p *Port) Close() {
 	s := p.sw
-	s.fdb.mu.Lock()
-	p.closed = true
-	s.fdb.mu.Unlock()
-	s.forgetPort(p)
+	p.domain.Leave(p.id.destination())
+	p.ready.Store(false)
 	s.mu.Lock()
 	before := p.state
 	p.state = nil
@@ -204,7 +200,7 @@ func (p *Port) newState(rings []*virtio.Queue, features virtio.Features, memory 
 		} else {
 			v.tx = append(v.tx, &transmitRing{
 				queue: q, header: features.HeaderSize(), offloads: features.Has(virtio.VIRTIO_NET_F_CSUM),
-				leaves: leftOffloads(features), pair: pair, worker: -1, port: p, c: &p.pairs[pair].tx, loans: p.sw.newLoans(q),
+				plain: p.rules.Plain, leaves: leftOffloads(features), pair: pair, worker: -1, port: p, c: &p.pairs[pair].tx, loans: p.sw.newLoans(q),
 			})
 		}
 	}

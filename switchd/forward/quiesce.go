@@ -87,11 +87,8 @@ func (w *worker) recall() {
 	s.recalls = nil
 	s.mu.Unlock()
 	for _, r := range list {
-		if r.port.id >= len(w.table.ports) || r.port.broken.Load() {
-			continue
-		}
-		v := w.table.ports[r.port.id]
-		if v == nil || v.port != r.port {
+		v := w.table.at(r.port.id.destination())
+		if v == nil || v.port != r.port || r.port.broken.Load() {
 			continue
 		}
 		if c := v.countersOf(r.queue); c != nil && r.queue.CallFD() >= 0 {

@@ -4,16 +4,17 @@ import (
 	"sort"
 	"time"
 
+	"vhostkit/switchd/bridge"
 	"vhostkit/switchd/ether"
 )
 
-// PairStats are the counters of a queue pair: RX is what the guest receives, TX what it sends, as the old switch has it.
+// PairStats are the counters of a queue pair: RX is what the guest receives, TX what it sends, as DPDK's vhost sample has it.
 type PairStats struct{ RX, TX QueueStats }
 
 // PortStats is what is known of a port.
 type PortStats struct {
-	ID      int
-	VLAN    int
+	ID      PortID
+	VLAN    ether.VLAN
 	Ready   bool // an address is registered
 	Failure error
 	MACs    []ether.MAC
@@ -26,8 +27,8 @@ type PortStats struct {
 // Address is an entry of the address table.
 type Address struct {
 	MAC  ether.MAC
-	Port int
-	VLAN int
+	Port PortID
+	VLAN ether.VLAN
 	Age  time.Duration // since it was last a source, in whole seconds
 }
 
@@ -41,7 +42,7 @@ type WorkerStats struct {
 
 // Ports lists the connected ports by identifier.
 func (s *Switch) Ports() []PortStats {
-	addresses := map[int][]ether.MAC{}
+	addresses := map[PortID][]ether.MAC{}
 	for _, a := range s.Addresses() {
 		addresses[a.Port] = append(addresses[a.Port], a.MAC)
 	}
@@ -68,7 +69,7 @@ func (p *Port) Stats() PortStats {
 
 // stats needs sw.mu.
 func (p *Port) stats() PortStats {
-	st := PortStats{ID: p.id, VLAN: p.vlan, Ready: p.ready.Load()}
+	st := PortStats{ID: p.id, VLAN: p.VLAN(), Ready: p.ready.Load()}
 	if err := p.failure.Load(); err != nil {
 		st.Failure = *err
 	}
@@ -88,8 +89,9 @@ func (p *Port) stats() PortStats {
 func (s *Switch) Addresses() []Address {
 	now := s.clock.Load()
 	var list []Address
-	s.fdb.each(now, func(mac ether.MAC, port int, age uint32) {
-		list = append(list, Address{MAC: mac, Port: port, VLAN: s.config.VLANBase + port, Age: time.Duration(age) * time.Second})
+	s.domain.Each(now, func(mac ether.MAC, at bridge.Destination, age uint32) {
+		port := portAt(at)
+		list = append(list, Address{MAC: mac, Port: port, VLAN: s.config.vlanOf(port), Age: time.Duration(age) * time.Second})
 	})
 	sort.Slice(list, func(i, j int) bool {
 		if list[i].Port != list[j].Port {

@@ -7,7 +7,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"vhostkit/switchd/bridge"
 	"vhostkit/switchd/ether"
+	"vhostkit/switchd/policy"
 	"vhostkit/switchd/ticks"
 	"vhostkit/switchd/uplink"
 	"vhostkit/switchd/virtio"
@@ -19,8 +21,8 @@ const tick = 100 * time.Millisecond
 // Switch forwards frames between its ports and the uplink.
 type Switch struct {
 	config Config
-	fdb    *fdb
-	clock  atomic.Uint32 // seconds since start
+	domain *bridge.Domain // of all ports
+	clock  atomic.Uint32  // seconds since start
 	start  time.Time
 
 	filterer uplink.Filterer  // nil: the uplink sorts nothing
@@ -36,7 +38,7 @@ type Switch struct {
 	quiet    quiescence
 
 	// mu is held while the control side waits for the workers. What workers wait for must therefore never be held by somebody who waits for mu:
-	// fdb.mu comes after it.
+	// a domain's lock comes after it.
 	mu    sync.Mutex  // what follows, and changes of table
 	ports []*Port     // by identifier
 	gone  PairStats   // sums of the ports that were closed
@@ -62,8 +64,8 @@ type Switch struct {
 // table is what the workers work on: immutable, replaced as a whole.
 type table struct {
 	epoch  uint64
-	ports  []*portState           // by identifier
-	flood  []*portState           // those with receive rings
+	ports  []*portState      // by destination
+	flood  []*portState      // those with receive rings
 	tx     [][]*transmitRing // by worker; a port's rings stand together
 	fresh  []freshRing       // not in a table that the first worker had before
 	closed bool              // workers end
@@ -83,8 +85,9 @@ func New(c Config) *Switch {
 	if len(c.Cores) == 0 {
 		c.Cores = []int{-1}
 	}
-	s := &Switch{config: c, fdb: newFDB(), start: time.Now(), events: make(chan Event, 4096), wake: make(chan struct{}, 1),
+	s := &Switch{config: c, start: time.Now(), events: make(chan Event, 4096), wake: make(chan struct{}, 1),
 		filters: map[ether.MAC]addressFilter{}, refused: map[ether.MAC]bool{}}
+	s.domain = s.newDomain()
 	s.clock.Store(1)
 	if mapper, ok := c.Uplink.(uplink.DMAMapper); ok && c.ZeroCopy {
 		s.mapper = mapper
@@ -141,22 +144,23 @@ func (s *Switch) Run(ctx context.Context) error {
 func (s *Switch) AddPort(fail func(error)) (*Port, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	id := 0
-	for id < len(s.ports) && s.ports[id] != nil {
+	id := PortID(0)
+	for int(id) < len(s.ports) && s.ports[id] != nil {
 		id++
 	}
-	if most := s.mostPorts(); id >= most {
+	if most := s.config.mostPorts(); int(id) >= most {
 		return nil, fmt.Errorf("%w: %d ports are connected, which is all that have a VLAN of their own (%d..%d, by --vlan-base); disconnect one",
 			ErrTooManyPorts, id, s.config.VLANBase, s.config.VLANBase+most-1)
 	}
-	p := &Port{sw: s, id: id, vlan: s.config.VLANBase + id, fail: fail, turns: newTurns(len(s.config.Cores))}
+	p := &Port{sw: s, id: id, domain: s.domain, rules: policy.Compile(s.config.rules(id)), fail: fail, turns: newTurns(len(s.config.Cores))}
 	p.announcing.Store(announceBurst)
 	p.learnBudget.Store(learnBudget)
 	p.patience.Store(int64(portPatience))
-	if id == len(s.ports) {
+	if int(id) == len(s.ports) {
 		s.ports = append(s.ports, nil)
 	}
 	s.ports[id] = p
+	p.domain.Join(id.destination())
 	return p, nil
 }
 
@@ -164,11 +168,11 @@ func (s *Switch) AddPort(fail func(error)) (*Port, error) {
 func (s *Switch) build() *table {
 	t := &table{epoch: s.table.Load().epoch + 1, ports: make([]*portState, len(s.ports)), flood: make([]*portState, 0, len(s.ports)),
 		tx: make([][]*transmitRing, len(s.config.Cores))}
-	for id, p := range s.ports {
+	for _, p := range s.ports {
 		if p == nil || p.state == nil {
 			continue
 		}
-		t.ports[id] = p.state
+		t.ports[p.id.destination()] = p.state
 		if len(p.state.rx) > 0 {
 			t.flood = append(t.flood, p.state)
 		}

@@ -3,8 +3,10 @@ package forward
 import (
 	"encoding/binary"
 
+	"vhostkit/switchd/bridge"
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/guestmem"
+	"vhostkit/switchd/policy"
 	"vhostkit/switchd/uplink"
 )
 
@@ -74,8 +76,8 @@ func (w *worker) prepareAll(r *transmitRing, list []uint8) (ready int, ok bool) 
 	}()
 	w.segments = w.segments[:0]
 	for _, index := range list {
-		w.sending[ready].Port = int32(r.port.id)
-		if w.prepare(&w.sending[ready], &w.frames[index], uint16(r.port.vlan)) {
+		w.sending[ready].Pool = r.port.id.pool()
+		if w.prepare(&w.sending[ready], &w.frames[index], &r.port.rules) {
 			ready++
 		}
 	}
@@ -91,8 +93,8 @@ func (w *worker) send(frames []uplink.TxFrame, inFlight *uplink.InFlight) (int, 
 }
 
 // prepare describes a frame to the uplink: our header with the tag, the payload where it is. A tag that the guest has put there stays, as in the
-// old switch, but is copied like the header, and must not be another port's VLAN: false if it is.
-func (w *worker) prepare(t *uplink.TxFrame, f *frame, vlan uint16) bool {
+// DPDK's vhost sample, but is copied like the header, and must not be another port's VLAN: false if it is.
+func (w *worker) prepare(t *uplink.TxFrame, f *frame, rules *policy.Port) bool {
 	f.header(t.Header[:])
 	t.HeaderLen, t.Len = headerLen+ether.TagLen, f.length
 	offset, shift := f.offset, uint16(0)
@@ -100,7 +102,7 @@ func (w *worker) prepare(t *uplink.TxFrame, f *frame, vlan uint16) bool {
 		ether.PutTag(t.Header[:], f.loop)
 		t.Len += ether.TagLen
 	} else if kind := f.etherType(); kind != ether.TypeVLAN && kind != ether.TypeQinQ {
-		ether.PutTag(t.Header[:], vlan)
+		ether.PutTag(t.Header[:], rules.VLAN)
 		t.Len += ether.TagLen
 	} else if f.length < headerLen+ether.TagLen {
 		t.HeaderLen = headerLen
@@ -108,8 +110,7 @@ func (w *worker) prepare(t *uplink.TxFrame, f *frame, vlan uint16) bool {
 		guestmem.ReadSegments(t.Header[headerLen:], f.segments, offset)
 		offset += ether.TagLen
 		shift = ether.TagLen
-		own := int(binary.BigEndian.Uint16(t.Header[headerLen:]) & 0x0fff)
-		if base := w.sw.config.VLANBase; own != int(vlan) && own >= base && own < base+MaxPorts {
+		if own := ether.VLAN(binary.BigEndian.Uint16(t.Header[headerLen:]) & 0x0fff); !rules.MayTag(own) {
 			return false
 		}
 	}
@@ -163,7 +164,7 @@ func (w *worker) fromUplink(u *uplinkQueue) int {
 	}
 	for i := range w.groups.n {
 		g := &w.groups.groups[i]
-		if v := w.table.ports[g.to]; v != nil {
+		if v := w.table.at(g.to); v != nil {
 			c.delivered.Add(uint64(w.deliver(v, w.index, g.frames[:g.n], c)))
 		} else {
 			c.drops[DropNotReady].Add(uint64(g.n))
@@ -178,7 +179,7 @@ func (w *worker) fromUplink(u *uplinkQueue) int {
 }
 
 // admit makes w.frames[i] of a received frame and finds its port by the VLAN.
-func (w *worker) admit(r *uplink.RxFrame, i int, c *counters) (int, bool) {
+func (w *worker) admit(r *uplink.RxFrame, i int, c *counters) (bridge.Destination, bool) {
 	f := &w.frames[i]
 	segment := &w.oneSegment[i]
 	*segment = [1]guestmem.Segment{{Addr: r.Addr, Len: r.Len}}
@@ -192,26 +193,26 @@ func (w *worker) admit(r *uplink.RxFrame, i int, c *counters) (int, bool) {
 		return 0, false
 	}
 	f.loadHeader(f.segments, 0)
-	port := int(r.VLAN) - w.sw.config.VLANBase
-	if port < 0 || port >= len(w.table.ports) || w.table.ports[port] == nil {
+	id := w.sw.config.portOf(r.VLAN)
+	v := w.table.at(id.destination())
+	if v == nil {
 		c.drops[DropNoDestination].Add(1)
 		return 0, false
 	}
+	p := v.port
 	if to := f.destination(); to.IsMulticast() {
-		if w.ownLooped(f, port) {
+		if ownLooped(f, p) {
 			c.drops[DropOwnAddress].Add(1)
 			return 0, false
 		}
-	} else if !w.sw.config.Promiscuous {
-		if _, owner := w.addresses.find(to); owner != port {
-			c.drops[DropNoDestination].Add(1)
-			return 0, false
-		}
+	} else if !p.rules.Promiscuous && p.domain.Table().Find(to) != id.destination() {
+		c.drops[DropNoDestination].Add(1)
+		return 0, false
 	}
-	if w.sw.config.VLANStrip && !r.Stripped {
+	if !p.rules.KeepTag && !r.Stripped {
 		f.strip(r.Addr)
 	}
-	return port, true
+	return id.destination(), true
 }
 
 // strip takes the tag out: the header gets the EtherType behind the tag, the payload begins after it.

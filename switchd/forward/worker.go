@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vhostkit/switchd/bridge"
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/eventfd"
 	"vhostkit/switchd/guestmem"
@@ -39,26 +40,26 @@ type worker struct {
 	signals *eventfd.Signaler
 	fence   guestmem.Fence
 
-	burst       virtio.Burst                // what a sender offers
-	rxBurst     virtio.Burst                // what a receiver offers
-	frames      [virtio.BurstSize + 1]frame // of the burst, and scratchFrame
-	received    [virtio.BurstSize]uplink.RxFrame
-	sending     [virtio.BurstSize]uplink.TxFrame
-	segments    []guestmem.Segment                    // of the frames being sent to the uplink
+	burst      virtio.Burst                // what a sender offers
+	rxBurst    virtio.Burst                // what a receiver offers
+	frames     [virtio.BurstSize + 1]frame // of the burst, and scratchFrame
+	received   [virtio.BurstSize]uplink.RxFrame
+	sending    [virtio.BurstSize]uplink.TxFrame
+	segments   []guestmem.Segment                    // of the frames being sent to the uplink
 	oneSegment [virtio.BurstSize][1]guestmem.Segment // of the frames received from it
-	fast        fastPath
-	notices     notices
-	groups      groups
-	addresses   *addressTable
-	lastTo      ether.MAC     // destination of the frame before in this burst
-	lastPort    int           // and its port, -1 for none
-	source      *transmitRing // being polled, for the blame of a fault
-	scratch     scratch
-	patience    atomic.Int64 // nanoseconds that it may still wait for receivers in this tick
-	loss        Reason       // why the last receiver of a frame for everybody, or of a frame in pieces, did not get it
-	taken       int          // frames of the burst that were looked at and are not yet counted
-	requests    bool         // some frame of the burst leaves a checksum or segmentation to others
-	discard     counters     // for frames that nobody sent
+	fast       fastPath
+	notices    notices
+	groups     groups
+	addresses  *bridge.Table      // of the domain of the ring that is being polled
+	lastTo     ether.MAC          // destination of the frame before in this burst
+	lastAt     bridge.Destination // and where it is
+	source     *transmitRing      // being polled, for the blame of a fault
+	scratch    scratch
+	patience   atomic.Int64 // nanoseconds that it may still wait for receivers in this tick
+	loss       Reason       // why the last receiver of a frame for everybody, or of a frame in pieces, did not get it
+	taken      int          // frames of the burst that were looked at and are not yet counted
+	requests   bool         // some frame of the burst leaves a checksum or segmentation to others
+	discard    counters     // for frames that nobody sent
 }
 
 // workerStats are updated once a round at most.
@@ -141,7 +142,6 @@ func (w *worker) adopt() bool {
 		w.park(p)
 	}
 	t := w.sw.table.Load()
-	w.addresses = w.sw.fdb.table.Load()
 	if asked := w.sw.quiet.asked.Load(); asked != w.seen {
 		w.seen = asked
 		w.pass(asked)
@@ -204,7 +204,7 @@ type frame struct {
 	offset    int // of the payload in segments
 	length    int // bytes, header included
 	request   offload
-	loop      uint16 // VLAN with which the NIC takes the frame to another port (--vm2vm 2); 0: it goes elsewhere
+	loop      ether.VLAN // VLAN with which the NIC takes the frame to another port (--vm2vm 2); 0: it goes elsewhere
 }
 
 const headerLen = ether.HeaderLen

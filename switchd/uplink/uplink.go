@@ -22,11 +22,14 @@ type Offload struct {
 	HdrLen, GSOSize, CsumStart, CsumOffset uint16
 }
 
+// Pool is the number that the switch gives each of its ports here. A device that sorts frames has queues of their own for the lowest of them.
+type Pool int
+
 // TxFrame is a frame for the outside: a header of ours and the payload where its sender has it.
 type TxFrame struct {
 	Header    [ether.HeaderLen + ether.TagLen]byte
 	HeaderLen uint8   // bytes of Header that count
-	Port      int32   // that sent it
+	Pool      Pool    // of the port that sent it
 	Offload   Offload // positions count as if Header had no tag
 	Segs      []guestmem.Segment
 	Len       int // bytes in all, without FCS
@@ -37,8 +40,8 @@ type RxFrame struct {
 	Addr     guestmem.Ptr // outside the Go heap, valid until the next Receive on that queue
 	Len      uint32       // bytes that are there, without FCS
 	Tagged   bool
-	Stripped bool   // the outermost tag is not in its place: the hardware took it off
-	VLAN     uint16 // of the outermost tag
+	Stripped bool       // the outermost tag is not in its place: the hardware took it off
+	VLAN     ether.VLAN // of the outermost tag
 }
 
 // Queue is a queue pair of an uplink. Each direction has one user at a time.
@@ -82,17 +85,17 @@ func (f *InFlight) Done() bool { return f.Ring == nil || f.Ring.Done(f.Until) }
 type DMAMapper interface {
 	// MapDMA lets the device read a guest's memory, in place of what it could read for that port before. With an error it reads nothing of
 	// it: frames are copied, as without.
-	MapDMA(port int, m *guestmem.Memory) error
+	MapDMA(pool Pool, m *guestmem.Memory) error
 	// UnmapDMA ends that; no frame of the port may be sent meanwhile. drained says that the device is done with all that the port had in
 	// flight. Otherwise it is stopped in the middle of what it does and set up again, to be sure that it reads none of that memory any more.
-	UnmapDMA(port int, drained bool) error
+	UnmapDMA(pool Pool, drained bool) error
 }
 
 // Checker is an uplink whose device may check the source addresses of what ports send.
 type Checker interface {
 	// Expect says that a port is about to send with a source address that AddFilter will be called for: nothing is held against the port
 	// meanwhile. A worker calls it once for an address that is new; it does not block.
-	Expect(port int)
+	Expect(pool Pool)
 }
 
 // Filterer is an uplink whose device sorts frames by address into pools of its own. Other uplinks deliver everything, and the switch sorts it.
@@ -102,8 +105,8 @@ type Filterer interface {
 	// AddFilter makes frames with that address and VLAN reach the port. With ErrNoPool they do so, but by way of the switch: the hardware does
 	// not know the port, and cannot loop frames to it. With another error nothing has changed. It may be asked again for what it has or has
 	// not, and tells how things are then.
-	AddFilter(port int, mac ether.MAC, vlan uint16) error
-	RemoveFilter(port int, mac ether.MAC, vlan uint16) error
+	AddFilter(pool Pool, mac ether.MAC, vlan ether.VLAN) error
+	RemoveFilter(pool Pool, mac ether.MAC, vlan ether.VLAN) error
 }
 
 // Pools is how many ports can have a hardware pool of their own: none without an uplink, or where the uplink sorts nothing.

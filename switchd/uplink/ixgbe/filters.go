@@ -14,9 +14,9 @@ import (
 
 // filter makes the frames for an address the port's.
 type filter struct {
-	port int
+	pool int // the port's, which may be beyond those there are
 	mac  ether.MAC
-	vlan uint16
+	vlan ether.VLAN
 	used bool
 }
 
@@ -32,10 +32,10 @@ var errReset = errors.New("the NIC hangs and is being reset; it is tried again")
 // AddFilter gives the port its pool and the pool the address (8.2.3.7.8, RAL and RAH; 8.2.3.7.10, MPSAR). A port beyond the pools, and an
 // address beyond the NIC's 128, are served by the default pool and the switch: the error wraps uplink.ErrNoPool then. With any other error
 // nothing has changed.
-func (n *NIC) AddFilter(port int, mac ether.MAC, vlan uint16) error {
+func (n *NIC) AddFilter(to uplink.Pool, mac ether.MAC, vlan ether.VLAN) error {
 	n.filtering.Lock()
 	defer n.filtering.Unlock()
-	f := filter{port, mac, vlan, true}
+	f := filter{int(to), mac, vlan, true}
 	pools := n.poolsFor(f)
 	for _, pool := range pools {
 		if err := n.makeRings(pool); err != nil {
@@ -49,7 +49,7 @@ func (n *NIC) AddFilter(port int, mac ether.MAC, vlan uint16) error {
 	case closed:
 		return uplink.ErrNoDevice
 	default:
-		return fmt.Errorf("address %s of port %d: %w", mac, port, errReset)
+		return fmt.Errorf("address %s of port %d: %w", mac, to, errReset)
 	}
 	for _, pool := range pools {
 		if err := n.activate(pool); err != nil {
@@ -63,8 +63,8 @@ func (n *NIC) AddFilter(port int, mac ether.MAC, vlan uint16) error {
 func (n *NIC) poolsFor(f filter) (pools []int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if f.port < len(n.pools) {
-		pools = append(pools, f.port)
+	if f.pool < len(n.pools) {
+		pools = append(pools, f.pool)
 		if n.slot(f) >= 0 || n.slot(filter{}) >= 0 {
 			return pools
 		}
@@ -77,11 +77,11 @@ func (n *NIC) slot(f filter) int { return slices.Index(n.filters[:], f) }
 
 // note takes up a filter whose pools are ready, gives it to the NIC, and tells how it is served.
 func (n *NIC) note(f filter) error {
-	own := f.port < len(n.pools)
+	own := f.pool < len(n.pools)
 	slot := n.slot(f)
 	if slot < 0 && !n.software[f] {
-		if own && f.vlan != uint16(n.config.VLANBase+f.port) {
-			n.setVLAN(f.port, f.vlan)
+		if own && f.vlan != ether.VLAN(n.config.VLANBase+f.pool) {
+			n.setVLAN(f.pool, f.vlan)
 		}
 		if slot = n.slot(filter{}); slot >= 0 {
 			n.filters[slot] = f
@@ -90,9 +90,9 @@ func (n *NIC) note(f filter) error {
 			n.software[f] = true
 		}
 		if own {
-			n.pools[f.port].filters++
-			n.pools[f.port].lax = n.pools[f.port].lax || slot < 0
-			n.setSpoofing(f.port)
+			n.pools[f.pool].filters++
+			n.pools[f.pool].lax = n.pools[f.pool].lax || slot < 0
+			n.setSpoofing(f.pool)
 		}
 		if !own || slot < 0 {
 			n.fallBack()
@@ -100,7 +100,7 @@ func (n *NIC) note(f filter) error {
 	}
 	switch {
 	case !own:
-		return fmt.Errorf("%w for port %d: VMDq layout %s has %d; the switch itself sorts its frames out", uplink.ErrNoPool, f.port,
+		return fmt.Errorf("%w for port %d: VMDq layout %s has %d; the switch itself sorts its frames out", uplink.ErrNoPool, f.pool,
 			n.config.Layout.Name, len(n.pools))
 	case slot < 0:
 		return fmt.Errorf("%w for address %s: all %d address filters are in use; the switch itself sorts its frames out", uplink.ErrNoPool, f.mac,
@@ -110,12 +110,12 @@ func (n *NIC) note(f filter) error {
 }
 
 // RemoveFilter takes the address away. With the last one, what is left in the pool's rings is thrown away.
-func (n *NIC) RemoveFilter(port int, mac ether.MAC, vlan uint16) error {
+func (n *NIC) RemoveFilter(to uplink.Pool, mac ether.MAC, vlan ether.VLAN) error {
 	n.filtering.Lock()
 	defer n.filtering.Unlock()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	f := filter{port, mac, vlan, true}
+	f := filter{int(to), mac, vlan, true}
 	slot := n.slot(f)
 	switch {
 	case slot >= 0:
@@ -126,10 +126,10 @@ func (n *NIC) RemoveFilter(port int, mac ether.MAC, vlan uint16) error {
 	default:
 		return nil // never added
 	}
-	if port < len(n.pools) {
-		p := &n.pools[port]
+	if f.pool < len(n.pools) {
+		p := &n.pools[f.pool]
 		if p.filters--; p.filters == 0 {
-			n.deactivate(port)
+			n.deactivate(f.pool)
 		}
 	}
 	n.settle()
@@ -157,7 +157,7 @@ func (n *NIC) settle() {
 		}
 	}
 	n.r.Write32(regs.FCTRL, n.acceptance())
-	beyond := func(f filter) bool { return f.used && f.port >= len(n.pools) }
+	beyond := func(f filter) bool { return f.used && f.pool >= len(n.pools) }
 	if !n.fallback || n.config.Promiscuous || n.crowded() || slices.ContainsFunc(n.filters[:], beyond) {
 		return
 	}
@@ -171,7 +171,7 @@ func (n *NIC) settle() {
 // without tells whether a port has an address that is not in the NIC.
 func (n *NIC) without(port int) bool {
 	for f := range n.software {
-		if f.port == port {
+		if f.pool == port {
 			return true
 		}
 	}
@@ -183,8 +183,8 @@ func (n *NIC) setFilter(slot int) {
 	f := &n.filters[slot]
 	n.r.Write32(regs.RAH(slot), 0)
 	pool := defaultPool
-	if f.port < len(n.pools) {
-		pool = f.port
+	if f.pool < len(n.pools) {
+		pool = f.pool
 	}
 	low, high := poolBit(pool)
 	if !f.used {
@@ -323,8 +323,8 @@ func (n *NIC) setFilters() {
 	for i := range n.filters {
 		if n.filters[i].used {
 			n.setFilter(i)
-			if f := &n.filters[i]; f.port < len(n.pools) && f.vlan != uint16(n.config.VLANBase+f.port) {
-				n.setVLAN(f.port, f.vlan)
+			if f := &n.filters[i]; f.pool < len(n.pools) && f.vlan != ether.VLAN(n.config.VLANBase+f.pool) {
+				n.setVLAN(f.pool, f.vlan)
 			}
 		}
 	}

@@ -56,7 +56,7 @@ func (l *mappedMemory) find(s *guestmem.Segment) uint64 {
 // MapDMA maps a guest's memory for the NIC's reading. See uplink.DMAMapper.
 //
 // The kernel pins the memory, which takes seconds where there is much of it, so the NIC's other users are not kept waiting meanwhile.
-func (n *NIC) MapDMA(port int, m *guestmem.Memory) error {
+func (n *NIC) MapDMA(port uplink.Pool, m *guestmem.Memory) error {
 	n.mapping.Lock()
 	defer n.mapping.Unlock()
 	if n.isClosed() { // Close takes mapping, too: it stays so
@@ -86,7 +86,7 @@ func (n *NIC) MapDMA(port int, m *guestmem.Memory) error {
 }
 
 // UnmapDMA takes a guest's memory from the NIC. See uplink.DMAMapper.
-func (n *NIC) UnmapDMA(port int, drained bool) error {
+func (n *NIC) UnmapDMA(port uplink.Pool, drained bool) error {
 	n.mapping.Lock()
 	defer n.mapping.Unlock()
 	l := n.mappedFor(port)
@@ -100,7 +100,7 @@ func (n *NIC) UnmapDMA(port int, drained bool) error {
 }
 
 // letGo makes sure that the NIC reads nothing of a port's memory any more, and tells whether that is so now.
-func (n *NIC) letGo(port int, l *mappedMemory, drained bool) bool {
+func (n *NIC) letGo(port uplink.Pool, l *mappedMemory, drained bool) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.setMapped(port, nil)
@@ -114,17 +114,17 @@ func (n *NIC) letGo(port int, l *mappedMemory, drained bool) bool {
 	return true
 }
 
-func (n *NIC) mappedFor(port int) *mappedMemory {
-	if list := *n.mapped.Load(); port >= 0 && port < len(list) {
+func (n *NIC) mappedFor(port uplink.Pool) *mappedMemory {
+	if list := *n.mapped.Load(); port >= 0 && int(port) < len(list) {
 		return list[port]
 	}
 	return nil
 }
 
 // setMapped replaces the table that the workers look at. The caller holds mu.
-func (n *NIC) setMapped(port int, l *mappedMemory) {
+func (n *NIC) setMapped(port uplink.Pool, l *mappedMemory) {
 	next := slices.Clone(*n.mapped.Load())
-	for len(next) <= port {
+	for len(next) <= int(port) {
 		next = append(next, nil)
 	}
 	next[port] = l

@@ -42,9 +42,9 @@ func guestMemory(tb testing.TB) *guestmem.Memory {
 
 // lentFrame writes a frame into a guest's memory, cut into pieces at random places of both regions.
 func lentFrame(m *guestmem.Memory, rnd *rand.Rand, port, vlan int, data []byte, pieces int) uplink.TxFrame {
-	f := uplink.TxFrame{HeaderLen: ether.HeaderLen + ether.TagLen, Port: int32(port), Len: len(data) + ether.TagLen}
+	f := uplink.TxFrame{HeaderLen: ether.HeaderLen + ether.TagLen, Pool: uplink.Pool(port), Len: len(data) + ether.TagLen}
 	copy(f.Header[:], data)
-	ether.PutTag(f.Header[:], uint16(vlan))
+	ether.PutTag(f.Header[:], ether.VLAN(vlan))
 	rest, regions := data[ether.HeaderLen:], m.Regions()
 	for i := range pieces {
 		part := rest[:len(rest)/(pieces-i)]

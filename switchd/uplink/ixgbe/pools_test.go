@@ -14,7 +14,7 @@ import (
 func TestPoolsAndThe65thPort(t *testing.T) {
 	r := newRig(t, Config{VLANStrip: true, Queues: 3})
 	for p := range 64 {
-		r.must(r.AddFilter(p, mac(p), uint16(base+p)))
+		r.must(r.AddFilter(uplink.Pool(p), mac(p), ether.VLAN(base+p)))
 	}
 	r.receive()
 	err := r.AddFilter(64, mac(64), base+64)
@@ -88,7 +88,7 @@ func TestFiltersAreAskedForAgain(t *testing.T) {
 	again := func(what string, port int, m ether.MAC, want error) {
 		t.Helper()
 		for range 2 {
-			if err := r.AddFilter(port, m, uint16(base+port)); !errors.Is(err, want) || want == nil && err != nil {
+			if err := r.AddFilter(uplink.Pool(port), m, ether.VLAN(base+port)); !errors.Is(err, want) || want == nil && err != nil {
 				t.Errorf("%s: %v, want %v", what, err, want)
 			}
 		}

@@ -64,18 +64,18 @@ func (q *queue) Send(frames []uplink.TxFrame, inFlight *uplink.InFlight) (int, e
 		n.lost.down.Add(uint64(len(frames)))
 		return 0, nil
 	}
-	port := int(frames[0].Port)
+	pool := frames[0].Pool
 	var from *mappedMemory
 	if inFlight != nil && n.carrier.Load() {
-		from = n.mappedFor(port)
+		from = n.mappedFor(pool)
 	}
-	return n.txRing(q, port).send(frames, from, inFlight)
+	return n.txRing(q, int(pool)).send(frames, from, inFlight)
 }
 
 // txRing chooses the ring: the NIC knows a frame's sender by it, for its own switch and for anti-spoofing.
-func (n *NIC) txRing(q *queue, port int) *txRing {
-	if n.poolRings && port >= 0 && port < len(n.pools) {
-		if t := n.pools[port].tx.Load(); t != nil {
+func (n *NIC) txRing(q *queue, pool int) *txRing {
+	if n.poolRings && pool >= 0 && pool < len(n.pools) {
+		if t := n.pools[pool].tx.Load(); t != nil {
 			return t
 		}
 	}

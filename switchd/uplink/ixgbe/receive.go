@@ -1,6 +1,9 @@
 package ixgbe
 
-import "vhostkit/switchd/uplink/ixgbe/regs"
+import (
+	"vhostkit/switchd/ether"
+	"vhostkit/switchd/uplink/ixgbe/regs"
+)
 
 const (
 	packetMemory   = 512 << 10 // bytes, for what is received
@@ -83,7 +86,7 @@ func (n *NIC) setPools() {
 	n.r.Write32(regs.QDE, 0)
 	n.r.Write32(regs.VT_CTL, n.poolControl())
 	for i := range l.Pools {
-		n.setVLAN(i, uint16(n.config.VLANBase+i))
+		n.setVLAN(i, ether.VLAN(n.config.VLANBase+i))
 	}
 	loop := uint32(0)
 	if n.config.Loopback {
@@ -116,7 +119,7 @@ func (n *NIC) poolControl() uint32 {
 }
 
 // setVLAN makes a VLAN the pool's (8.2.3.27.14). A pool has the entry of its number.
-func (n *NIC) setVLAN(pool int, vlan uint16) {
+func (n *NIC) setVLAN(pool int, vlan ether.VLAN) {
 	low, high := poolBit(pool)
 	n.r.Write32(regs.VLVFB(2*pool), low)
 	n.r.Write32(regs.VLVFB(2*pool+1), high)

@@ -201,7 +201,7 @@ func TestNoAllocations(t *testing.T) {
 		}
 		for i := range count {
 			f, s := &sending[i], &segments[i]
-			f.Header, f.HeaderLen, f.Port = header.Header, header.HeaderLen, int32(port)
+			f.Header, f.HeaderLen, f.Pool = header.Header, header.HeaderLen, uplink.Pool(port)
 			*s = guestmem.Segment{Addr: received[i].Addr + ether.HeaderLen, Len: received[i].Len - ether.HeaderLen}
 			if loan != nil {
 				*s = guestmem.Segment{Addr: payload + guestmem.Ptr(i*2048), Len: 1000}

@@ -96,7 +96,7 @@ const stranger = ether.MAC(0x0200deadbeef)
 func (r *rig) add(ports ...int) {
 	r.Helper()
 	for _, p := range ports {
-		r.must(r.AddFilter(p, mac(p), uint16(base+p)))
+		r.must(r.AddFilter(uplink.Pool(p), mac(p), ether.VLAN(base+p)))
 	}
 	r.receive() // new rings are emptied first
 }
@@ -159,9 +159,9 @@ func newMemory(tb testing.TB, size int) *memory {
 
 // frame describes an untagged frame of a port to the uplink, as the switch does: tagged, with the payload cut into pieces.
 func (m *memory) frame(port, vlan int, data []byte, pieces int) uplink.TxFrame {
-	f := uplink.TxFrame{HeaderLen: ether.HeaderLen + ether.TagLen, Port: int32(port), Len: len(data) + ether.TagLen}
+	f := uplink.TxFrame{HeaderLen: ether.HeaderLen + ether.TagLen, Pool: uplink.Pool(port), Len: len(data) + ether.TagLen}
 	copy(f.Header[:], data)
-	ether.PutTag(f.Header[:], uint16(vlan))
+	ether.PutTag(f.Header[:], ether.VLAN(vlan))
 	rest := data[ether.HeaderLen:]
 	for i := range pieces {
 		part := rest[:len(rest)/(pieces-i)]

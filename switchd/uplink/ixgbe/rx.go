@@ -79,7 +79,7 @@ func (r *rxRing) receive(frames []uplink.RxFrame) int {
 		f := &frames[n]
 		f.Addr, f.Len = r.addr[i], uint32(status>>regs.RXD_LEN_SHIFT)&0xffff
 		if f.Stripped = r.strip && status&rxTag != 0; f.Stripped {
-			f.Tagged, f.VLAN = true, uint16(status>>regs.RXD_VLAN_SHIFT)&0x0fff
+			f.Tagged, f.VLAN = true, ether.VLAN(status>>regs.RXD_VLAN_SHIFT)&0x0fff
 		} else {
 			f.VLAN, f.Tagged = tagOf(f)
 		}
@@ -89,7 +89,7 @@ func (r *rxRing) receive(frames []uplink.RxFrame) int {
 }
 
 // tagOf reads a tag that is still in its place.
-func tagOf(f *uplink.RxFrame) (uint16, bool) {
+func tagOf(f *uplink.RxFrame) (ether.VLAN, bool) {
 	if f.Len < ether.HeaderLen+ether.TagLen {
 		return 0, false
 	}

@@ -3,6 +3,7 @@ package ixgbe
 import (
 	"sync"
 
+	"vhostkit/switchd/uplink"
 	"vhostkit/switchd/uplink/ixgbe/regs"
 )
 
@@ -26,14 +27,15 @@ type checks struct {
 }
 
 // Expect opens the check of a port's addresses for a moment: the switch has learned one, and AddFilter follows. See uplink.Checker.
-func (n *NIC) Expect(port int) {
-	if !n.config.AntiSpoof || port < 0 || port >= len(n.pools) {
+func (n *NIC) Expect(of uplink.Pool) {
+	pool := int(of)
+	if !n.config.AntiSpoof || pool < 0 || pool >= len(n.pools) {
 		return
 	}
 	n.checks.mu.Lock()
 	defer n.checks.mu.Unlock()
-	n.checks.expected[port] = expectLooks
-	n.writeChecks(port / 8)
+	n.checks.expected[pool] = expectLooks
+	n.writeChecks(pool / 8)
 }
 
 // expire ends what is expected after its time.

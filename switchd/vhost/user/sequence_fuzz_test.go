@@ -40,6 +40,7 @@ func (s *realSwitch) Connect(c vhost.Connection) (vhost.Port, error) {
 	return &realPort{p, s}, nil
 }
 
+func (p *realPort) ID() int                 { return int(p.Port.ID()) }
 func (p *realPort) Update(u vhost.Update)   { p.Port.Update(u.Rings, u.Features, u.Memory) }
 func (p *realPort) Announce(mac [6]byte)    { p.Port.Announce(ether.FromBytes(mac)) }
 func (p *realPort) SetMTU(int) error        { return nil }
