@@ -59,8 +59,9 @@ const (
 	// tooMuch is how many bytes of garbage are worth a line in the log.
 	tooMuch = 1 << 30
 	// spareProcessors is how many system calls may be under way that take long: whoever is in one keeps a processor of the runtime until the
-	// runtime notices, up to 10 ms, and a worker that wakes up needs one.
-	spareProcessors = 16
+	// runtime notices, up to 10 ms, and a worker that wakes up needs one. One guest's memory is unmapped at a time, one is populated because it
+	// starts, one behind. Each processor has memory of its own (TestFootprint).
+	spareProcessors = 3
 )
 
 // tuneRuntime gives the workers processors of their own beside those of the control side, and takes the collector's timing from the runtime.

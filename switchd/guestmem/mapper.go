@@ -3,6 +3,7 @@ package guestmem
 import (
 	"fmt"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -79,17 +80,17 @@ func (mp Mapper) mmap(fd int, offset, length, guest uint64) (*mapping, error) {
 	return m, nil
 }
 
-// unmapping holds who is in munmap(2), which takes milliseconds for a large guest. When many guests stop together, they shall not take all
-// processors of the runtime at once: a worker that wakes up needs one.
-var unmapping = make(chan struct{}, 2)
+// unmapping is held in munmap(2), which takes milliseconds for a large guest. When many guests stop together, they shall not take all processors of
+// the runtime at once: a worker that wakes up needs one.
+var unmapping sync.Mutex
 
 // release gives up a hold on the mapping; the last one unmaps it.
 func (m *mapping) release() {
 	if m.refs.Add(-1) > 0 {
 		return
 	}
-	unmapping <- struct{}{}
-	defer func() { <-unmapping }()
+	unmapping.Lock()
+	defer unmapping.Unlock()
 	length := uint64(len(m.data))
 	// It cannot fail but for a mapping that the kernel had joined with another one of the same file and would have to split, while the
 	// process has as many as it may. The budget keeps well below that; where it happened the memory would stay, and stay counted.
