@@ -83,7 +83,7 @@ func (u *reader) note(format string, args ...any) error {
 }
 
 func (u *reader) MapDMA(port uplink.Pool, _ *guestmem.Memory) error { return u.note("lend %d", port) }
-func (u *reader) UnmapDMA(port int, drained bool) error {
+func (u *reader) UnmapDMA(port uplink.Pool, drained bool) error {
 	return u.note("take %d drained=%v waiting=%d", port, drained, u.waiting())
 }
 

@@ -166,7 +166,7 @@ func (s *sandbox) parse(command []string) error {
 		return s.succeeds(command)
 	}
 	if !slices.Contains(args, "--") {
-		return s.succeeds(append(slices.Clone(command), "--help"))
+		return s.succeeds(append(slices.Clone(command), "--check-config"))
 	}
 	// Command lines of DPDK's sample have no --help. They are read from the left: an option that does not exist is what
 	// is complained about, if everything before it is right.
