@@ -9,14 +9,9 @@ import (
 )
 
 func TestMAC(t *testing.T) {
-	m, err := ParseMAC("52:54:00:12:34:56")
-	if err != nil || m != 0x525400123456 || m.String() != "52:54:00:12:34:56" || FromBytes(m.Bytes()) != m {
-		t.Errorf("%#x, %v, %v", uint64(m), m, err)
-	}
-	for _, bad := range []string{"", "52:54", "52:54:00:12:34:56:78:9a", "zz:54:00:12:34:56"} {
-		if _, err := ParseMAC(bad); err == nil {
-			t.Errorf("%q was taken for an address", bad)
-		}
+	m := FromBytes([6]byte{0x52, 0x54, 0, 0x12, 0x34, 0x56})
+	if m != 0x525400123456 || m.String() != "52:54:00:12:34:56" || FromBytes(m.Bytes()) != m {
+		t.Errorf("%#x, %v", uint64(m), m)
 	}
 	for _, c := range []struct {
 		mac              MAC

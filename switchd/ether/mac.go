@@ -4,7 +4,6 @@ package ether
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net"
 )
 
@@ -24,15 +23,6 @@ const (
 
 // MAC is an address: its six bytes in network order are the low 48 bits.
 type MAC uint64
-
-// ParseMAC reads the notation with colons.
-func ParseMAC(s string) (MAC, error) {
-	b, err := net.ParseMAC(s)
-	if err != nil || len(b) != 6 {
-		return 0, fmt.Errorf("%q is not a MAC address such as 52:54:00:12:34:56", s)
-	}
-	return FromBytes([6]byte(b)), nil
-}
 
 // FromBytes makes an address of its bytes in network order.
 func FromBytes(b [6]byte) MAC {

@@ -163,7 +163,7 @@ func TestFaultIsContained(t *testing.T) {
 		"copy to":       func() { Copy(p+5, buffer.Addr(0), few) },
 		"bytes":         func() { copy(make([]byte, 100), p.Bytes(100)) },
 		"segments":      func() { ReadSegments(make([]byte, 10), []Segment{{p, 10}}, 0) },
-		"another page ": func() { sink = uint64((p + 0x2000).LoadU8()) },
+		"another page ": func() { sink = uint64((p + 0x2000).LoadU16()) },
 	} {
 		fault := Contain(f)
 		if fault == nil || !m.Contains(fault.Addr) {

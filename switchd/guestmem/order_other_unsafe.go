@@ -6,13 +6,6 @@ import "sync/atomic"
 
 // Elsewhere sync/atomic gives the order: its accesses are sequentially consistent, also against each other on different addresses.
 
-// StoreReleaseU16 writes a 16-bit value after all earlier stores. There is no 16-bit atomic: the barrier in front gives the order.
-func (p Ptr) StoreReleaseU16(v uint16) {
-	var barrier Fence
-	barrier.Full()
-	*(*uint16)(p.raw()) = v
-}
-
 // StoreReleaseU32 writes a 32-bit value after all earlier stores. p must be aligned to 4 bytes.
 func (p Ptr) StoreReleaseU32(v uint32) { atomic.StoreUint32((*uint32)(p.raw()), v) }
 

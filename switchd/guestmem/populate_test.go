@@ -93,7 +93,7 @@ func TestFillMapsWhatIsThere(t *testing.T) {
 	p, _ := m.User(5*mib, 4*mib)
 	if n := faults(func() {
 		for at := Ptr(0); at < 4*mib; at += 4096 {
-			(p + at).StoreU8(2)
+			(p + at).Bytes(1)[0] = 2
 		}
 	}); n > 50 { // the runtime has some of its own
 		t.Errorf("writing 1024 populated pages faulted %d times", n)
@@ -283,7 +283,7 @@ func TestHugetlb(t *testing.T) {
 		// An interrupted look would count as faults: each page is 1 fault, the runtime has a few.
 		n := faults(func() {
 			for at := Ptr(0); at < Ptr(allocated); at += 2 * mib {
-				(p + at).StoreU8(1)
+				(p + at).Bytes(1)[0] = 1
 			}
 		})
 		if allocated == size && n >= pages {

@@ -22,9 +22,6 @@ func (p Ptr) raw() unsafe.Pointer { return unsafe.Add(unsafe.Pointer(nil), p) }
 //go:noinline
 func (p Ptr) Bytes(n int) []byte { return unsafe.Slice((*byte)(p.raw()), n) }
 
-// LoadU8 reads a byte, once.
-func (p Ptr) LoadU8() uint8 { return *(*uint8)(p.raw()) }
-
 // LoadU16 reads a 16-bit value, once; p need not be aligned on architectures that allow it.
 func (p Ptr) LoadU16() uint16 { return *(*uint16)(p.raw()) }
 
@@ -33,9 +30,6 @@ func (p Ptr) LoadU32() uint32 { return *(*uint32)(p.raw()) }
 
 // LoadU64 reads a 64-bit value, once.
 func (p Ptr) LoadU64() uint64 { return *(*uint64)(p.raw()) }
-
-// StoreU8 writes a byte.
-func (p Ptr) StoreU8(v uint8) { *(*uint8)(p.raw()) = v }
 
 // StoreU16 writes a 16-bit value.
 func (p Ptr) StoreU16(v uint16) { *(*uint16)(p.raw()) = v }

@@ -17,7 +17,7 @@ type physical struct {
 	address   string
 	claim     *claim
 	registers []*window
-	memory    hoard
+	memory    dmaPool
 }
 
 // openPhysical resets the device before it may reach memory: it may still have the addresses of a switch that was killed, and that memory is
@@ -27,7 +27,7 @@ func (h Host) openPhysical(address string) (Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &physical{host: h, address: address, claim: c, memory: hoard{file: -1, socket: -1}}
+	p := &physical{host: h, address: address, claim: c, memory: dmaPool{file: -1, socket: -1}}
 	if err = p.leaveBus(); err == nil {
 		err = p.Reset()
 	}

@@ -12,12 +12,12 @@ import (
 	"vhostkit/switchd/guestmem"
 )
 
-// hoard is memory for a device that writes to physical addresses: hugepages of one file, which the kernel does not move.
+// dmaPool is memory for a device that writes to physical addresses: hugepages of one file, which the kernel does not move.
 //
 // When a process is killed, the kernel takes its mappings away before its files, and with them memory that nothing else holds. That would be
 // before /dev/uioN is given back (see claim), with the card still writing. So the file's descriptor also lies in a socket of ours that nobody
 // reads. The kernel drops it when it has dropped the socket, in a second round, after everything that was a descriptor of this process.
-type hoard struct {
+type dmaPool struct {
 	file   int // -1: none yet
 	socket int
 	size   int64
@@ -30,7 +30,7 @@ type hugePiece struct {
 	offset int64
 }
 
-func (h *hoard) open() error {
+func (h *dmaPool) open() error {
 	file, err := unix.MemfdCreate("switchd-dma", unix.MFD_CLOEXEC|unix.MFD_HUGETLB|unix.MFD_HUGE_2MB)
 	if err != nil {
 		return fmt.Errorf("make a file of hugepages of 2 MiB: %w", err)
@@ -49,7 +49,7 @@ func (h *hoard) open() error {
 }
 
 // take gets a hugepage; place tells its physical address.
-func (h *hoard) take(place func(virtual uint64) (uint64, error)) (DMA, error) {
+func (h *dmaPool) take(place func(virtual uint64) (uint64, error)) (DMA, error) {
 	if h.file < 0 {
 		if err := h.open(); err != nil {
 			return DMA{}, err
@@ -75,11 +75,11 @@ func (h *hoard) take(place func(virtual uint64) (uint64, error)) (DMA, error) {
 }
 
 // drop gives a page back to the kernel: unmapped it would still be the file's.
-func (h *hoard) drop(p hugePiece) error {
+func (h *dmaPool) drop(p hugePiece) error {
 	return errors.Join(unix.Munmap(p.data), unix.Fallocate(h.file, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, p.offset, hugepage))
 }
 
-func (h *hoard) give(d DMA) error {
+func (h *dmaPool) give(d DMA) error {
 	for i, p := range h.pieces {
 		if p.DMA == d {
 			h.pieces = append(h.pieces[:i], h.pieces[i+1:]...)
@@ -90,7 +90,7 @@ func (h *hoard) give(d DMA) error {
 }
 
 // close gives all of it back. The device must not reach it any more.
-func (h *hoard) close() (err error) {
+func (h *dmaPool) close() (err error) {
 	for _, p := range h.pieces {
 		err = errors.Join(err, unix.Munmap(p.data))
 	}

@@ -9,14 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// plainHoard is one of plain pages, which a machine without hugepages has, too.
-func plainHoard(t *testing.T) *hoard {
+// plainDMAPool is one of plain pages, which a machine without hugepages has, too.
+func plainDMAPool(t *testing.T) *dmaPool {
 	t.Helper()
 	fd, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &hoard{file: fd, socket: -1}
+	return &dmaPool{file: fd, socket: -1}
 }
 
 func somewhere(virtual uint64) (uint64, error) { return virtual | 1<<50, nil }
@@ -46,7 +46,7 @@ func TestMemoryStaysWhileOnBus(t *testing.T) {
 		}
 		return f
 	}
-	p := &physical{address: "0000:03:00.0", claim: &claim{config: open(os.O_RDONLY)}, memory: *plainHoard(t)}
+	p := &physical{address: "0000:03:00.0", claim: &claim{config: open(os.O_RDONLY)}, memory: *plainDMAPool(t)}
 	d, err := p.memory.take(somewhere)
 	if err != nil {
 		t.Fatal(err)
@@ -68,9 +68,9 @@ func TestMemoryStaysWhileOnBus(t *testing.T) {
 	}
 }
 
-// TestHoard: what is given back is the kernel's again, though the file stays; what is not stays.
-func TestHoard(t *testing.T) {
-	h := plainHoard(t)
+// TestDMAPool: what is given back is the kernel's again, though the file stays; what is not stays.
+func TestDMAPool(t *testing.T) {
+	h := plainDMAPool(t)
 	a, err := h.take(somewhere)
 	if err != nil {
 		t.Fatal(err)
@@ -98,9 +98,9 @@ func TestHoard(t *testing.T) {
 	}
 }
 
-// TestHoardHasItselfInFlight: the last one to hold the memory is the message in the socket.
-func TestHoardHasItselfInFlight(t *testing.T) {
-	h := &hoard{file: -1, socket: -1}
+// TestDMAPoolHasItselfInFlight: the last one to hold the memory is the message in the socket.
+func TestDMAPoolHasItselfInFlight(t *testing.T) {
+	h := &dmaPool{file: -1, socket: -1}
 	if err := h.open(); err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,7 @@
 //
 // A Queue hands out views: Fetch checks the chains that the driver made available and describes them as segments of host addresses in a
 // Burst, without copying and without consuming them. The caller reads or fills the segments and then calls Complete, which returns the
-// first n chains to the driver in their order, and NeedsCall and Call, which wake the driver if it asked to be. What was fetched and not
+// first n chains to the driver in their order, and CallDue and Call, which wake the driver if it asked to be. What was fetched and not
 // completed is fetched again next time: a burst that is abandoned half way (a fault on someone's memory) leaves no trace.
 //
 // The driver is hostile. Each word of a ring is loaded once; indices, lengths, addresses and the length of chains are bounded before use;

@@ -54,7 +54,7 @@ func fuzz(f *testing.F, features Features) {
 				b.Chains[i].Written = uint32(b.Chains[i].Len)
 			}
 			q.Complete(b, n)
-			q.NeedsCall(&fence)
+			q.needsCall(&fence)
 			q.WantKicks(n > 0)
 			q.Available()
 			if err != nil {

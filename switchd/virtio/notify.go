@@ -3,25 +3,14 @@ package virtio
 import (
 	"math"
 
-	"vhostkit/switchd/guestmem"
-
 	"golang.org/x/sys/unix"
 )
 
 // needEvent is virtio 1.2, 2.7.10: whether moving from old to new passes event.
 func needEvent(event, new, old uint16) bool { return new-event-1 < new-old }
 
-// NeedsCall tells whether buffers were returned since it was last asked and the driver wants to know, so that Call is due. fence is the
-// calling thread's: the driver's wish must be read after our index is visible, or a driver that is about to sleep is missed.
-func (q *Queue) NeedsCall(fence *guestmem.Fence) bool {
-	if q.returned == 0 || q.CallFD() < 0 {
-		return false
-	}
-	fence.Full()
-	return q.CallDue()
-}
-
-// CallDue is NeedsCall for a caller that has run a full fence since the last Complete.
+// CallDue tells whether buffers were returned since it was last asked and the driver wants to know, so that Call is due. The caller has run a full
+// fence since the last Complete: the driver's wish must be read after our index is visible, or a driver that is about to sleep is missed.
 func (q *Queue) CallDue() bool {
 	if q.returned == 0 || q.CallFD() < 0 {
 		return false

@@ -61,7 +61,7 @@ type trial struct {
 	v       Views
 	pending []*buffer // with the device, in order
 	held    int       // of them: consumed and not returned
-	places  []spot    // returned since NeedsCall was last asked
+	places  []spot    // returned since CallDue was last asked
 	wish    callWish
 	kick    kickState
 }
@@ -308,10 +308,10 @@ func (c *trial) needsCall(t *testing.T) {
 	default:
 		want = slices.Contains(c.places, c.wish.event)
 	}
-	got := c.q.NeedsCall(&fence)
+	got := c.q.needsCall(&fence)
 	// A driver that is behind by more than a ring may be called once too often, never too seldom.
 	if got != want && (want || c.wish.never || len(c.places) <= c.size) {
-		t.Errorf("NeedsCall is %v, want %v: wish %+v, returned %v", got, want, c.wish, c.places)
+		t.Errorf("CallDue is %v, want %v: wish %+v, returned %v", got, want, c.wish, c.places)
 	}
 	c.places = c.places[:0]
 	c.wish = callWish{always: c.rnd.IntN(2) == 0}

@@ -95,7 +95,7 @@ type Queue struct {
 	unreturned uint32   // slots of what is held
 
 	completed uint64 // chains completed by Complete and CompleteViews
-	returned  uint32 // packed: slots, split: entries returned since the last NeedsCall
+	returned  uint32 // packed: slots, split: entries returned since the last CallDue
 	callIndex uint16 // used position at the last NeedsCall
 	callWrap  bool
 	kick      int
@@ -146,9 +146,6 @@ func (q *Queue) Packed() bool { return q.packed }
 
 // Features are the features that were negotiated for the device.
 func (q *Queue) Features() Features { return q.features }
-
-// Memory is the guest memory that the queue and its buffers lie in.
-func (q *Queue) Memory() *guestmem.Memory { return q.memory }
 
 // KickFD is the eventfd that the driver writes to when it has made buffers available and was asked to tell; -1 if there is none. The
 // vhost device owns it.

@@ -121,7 +121,7 @@ func (s *stress) device() error {
 			return err
 		}
 		s.q.Complete(b, n)
-		if s.q.NeedsCall(&fence) {
+		if s.q.needsCall(&fence) {
 			wake(s.call)
 		}
 		if done += n; n > 0 {
@@ -247,7 +247,7 @@ func TestCall(t *testing.T) {
 		t.Fatal(err)
 	}
 	q.Complete(&b, 1)
-	if q.NeedsCall(&guestmem.Fence{}) {
+	if q.needsCall(&guestmem.Fence{}) {
 		t.Error("a call is due to nobody")
 	}
 }

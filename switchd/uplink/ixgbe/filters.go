@@ -91,7 +91,7 @@ func (n *NIC) note(f filter) error {
 		}
 		if own {
 			n.pools[f.pool].filters++
-			n.pools[f.pool].lax = n.pools[f.pool].lax || slot < 0
+			n.pools[f.pool].incomplete = n.pools[f.pool].incomplete || slot < 0
 			n.setSpoofing(f.pool)
 		}
 		if !own || slot < 0 {
@@ -151,8 +151,8 @@ func (n *NIC) settle() {
 		n.setFilter(slot)
 	}
 	for i := range n.pools {
-		if p := &n.pools[i]; p.lax && !n.without(i) {
-			p.lax = false
+		if p := &n.pools[i]; p.incomplete && !n.without(i) {
+			p.incomplete = false
 			n.setSpoofing(i)
 		}
 	}
@@ -291,7 +291,7 @@ func (n *NIC) startPool(p *pool) error {
 // deactivate stops a pool that has no address any more and empties its rings.
 func (n *NIC) deactivate(pool int) {
 	p := &n.pools[pool]
-	p.lax = false
+	p.incomplete = false
 	n.setSpoofing(pool)
 	if pool == defaultPool && n.fallback {
 		return // others depend on it

@@ -60,13 +60,13 @@ type NIC struct {
 
 // pool is a set of queues for one port.
 type pool struct {
-	tx      atomic.Pointer[txRing] // nil before it runs
-	sending *txRing                // the same, from when it is made
-	rx      []*rxRing              // made when it is first used, and kept
-	active  bool                   // its rings are polled
-	filters int                    // addresses
-	started int                    // receive rings that run
-	lax     bool                   // some of the port's addresses are not in the NIC
+	tx         atomic.Pointer[txRing] // nil before it runs
+	sending    *txRing                // the same, from when it is made
+	rx         []*rxRing              // made when it is first used, and kept
+	active     bool                   // its rings are polled
+	filters    int                    // addresses
+	started    int                    // receive rings that run
+	incomplete bool                   // some of the port's addresses are not in the NIC
 }
 
 // Open resets the NIC and sets it up. The device is the NIC's from here on, and closed with it, also if Open fails. The link comes up

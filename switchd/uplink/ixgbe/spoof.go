@@ -61,7 +61,7 @@ func (n *NIC) setSpoofing(pool int) {
 	defer c.mu.Unlock()
 	v := c.want[pool/8] &^ (mask | vlans)
 	if n.config.AntiSpoof && p.filters > 0 && pool < l.worker(len(n.queues)-1)/l.Stride {
-		if !p.lax {
+		if !p.incomplete {
 			v |= mask
 		}
 		if !n.config.Loopback {
