@@ -24,6 +24,7 @@ func checks() []check {
 	return []check{
 		{"format", unformatted},
 		{"imports", wrongImports},
+		{"drawing", wrongDrawing},
 		{"unsafe", misplacedUnsafe},
 		{"length", longFiles},
 		{"spelling", misspelled},
