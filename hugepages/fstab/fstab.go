@@ -12,7 +12,7 @@ import (
 	"strings"
 
 	"vhostkit/hugepages/bytesize"
-	"vhostkit/hugepages/mntent"
+	"vhostkit/internal/mntent"
 )
 
 // Errors that callers test.

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"vhostkit/hugepages/bytesize"
-	"vhostkit/hugepages/mntent"
+	"vhostkit/internal/mntent"
 )
 
 // FuzzParse: whatever others have mounted, with names of their own choice, a hugetlbfs that is mounted last is seen where it is, and no

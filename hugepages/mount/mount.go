@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vhostkit/hugepages/bytesize"
-	"vhostkit/hugepages/mntent"
+	"vhostkit/internal/mntent"
 )
 
 // Default is where systemd mounts the kernel's default size.
@@ -34,28 +34,18 @@ type Table struct {
 // Parse reads /proc/mounts. A hugetlbfs without an option for it has the kernel's default size.
 func Parse(mounts string, defaultSize bytesize.Size) Table {
 	t := Table{other: map[string]string{}}
-	for line := range strings.Lines(mounts) {
-		// The kernel separates by blanks, and writes those in names in octal. Anything else that may count as a space is part of a name, which
-		// any user can choose who may mount.
-		f := strings.Split(strings.TrimSuffix(line, "\n"), " ")
-		if len(f) < 4 {
-			continue
-		}
-		path := mntent.Decode(f[1])
+	for _, line := range mntent.Mounts(mounts) {
+		path := line.Path
 		// What is mounted later covers what was mounted there.
 		t.Huge = slices.DeleteFunc(t.Huge, func(m Mount) bool { return m.Path == path })
 		delete(t.other, path)
-		if f[2] != "hugetlbfs" {
-			t.other[path] = f[2]
+		if line.Type != "hugetlbfs" {
+			t.other[path] = line.Type
 			continue
 		}
-		m := Mount{Path: path, Size: defaultSize, Options: f[3]}
-		for _, o := range strings.Split(f[3], ",") {
-			if value, ok := strings.CutPrefix(o, "pagesize="); ok {
-				if size, err := bytesize.Parse(value); err == nil {
-					m.Size = size
-				}
-			}
+		m := Mount{Path: path, Size: defaultSize, Options: strings.Join(line.Options, ",")}
+		if size, err := bytesize.Parse(line.Option("pagesize")); err == nil {
+			m.Size = size
 		}
 		t.Huge = append(t.Huge, m)
 	}

@@ -167,7 +167,7 @@ func checkMounted(_ context.Context, e *Env) Result {
 	if len(all) == 0 {
 		return notApplicable("no pool has pages").from(hostPools)
 	}
-	return merge(all...).from("/proc/self/mountinfo")
+	return merge(all...).from(mountTable)
 }
 
 // checkMountOrder uses what libvirt leaves behind: at its start it makes libvirt/qemu in each hugetlbfs that it finds, and it never looks
@@ -186,7 +186,7 @@ func checkMountOrder(_ context.Context, e *Env) Result {
 	case err != nil:
 		return unknown("%v", err)
 	case len(mounted) == 0:
-		return notApplicable("no hugetlbfs is mounted").from("/proc/self/mountinfo")
+		return notApplicable("no hugetlbfs is mounted").from(mountTable)
 	case !running:
 		return notApplicable("libvirt's daemon does not run; its next start finds what is mounted by then")
 	}
@@ -204,7 +204,7 @@ func checkMountOrder(_ context.Context, e *Env) Result {
 		}
 		all = append(all, ok("%s is known to %s", m.Point, daemon.Comm))
 	}
-	return merge(all...).from("/proc/self/mountinfo")
+	return merge(all...).from(mountTable)
 }
 
 // unit is the systemd unit of libvirt's daemon.

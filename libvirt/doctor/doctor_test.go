@@ -180,9 +180,6 @@ func TestSizesAndSets(t *testing.T) {
 			t.Errorf("4096 %s = %d KiB, want %d", unit, got, want)
 		}
 	}
-	if got := unescape(`/mnt/a\040b\\`); got != `/mnt/a b\\` {
-		t.Errorf("unescape: %q", got)
-	}
 }
 
 // The view of a real file system.

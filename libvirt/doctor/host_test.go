@@ -119,10 +119,10 @@ var hostScenarios = []scenario{
 	{"hugepages-default-size", "none", func(r *rig) { r.pool(hostPools, 2048, 0, 0) }, NotApplicable, "", ""},
 
 	{"hugepages-mounted", "mounted", nil, OK, "2 MiB at /dev/hugepages", ""},
-	{"hugepages-mounted", "not", func(r *rig) { r.files.put("/proc/self/mountinfo", "") }, Warn, "no hugetlbfs for pages of 2 MiB", "pagesize=2048K hugetlbfs /dev/hugepages "},
+	{"hugepages-mounted", "not", func(r *rig) { r.files.put("/proc/self/mounts", "") }, Warn, "no hugetlbfs for pages of 2 MiB", "pagesize=2048K hugetlbfs /dev/hugepages "},
 	{"hugepages-mounted", "second size", func(r *rig) { r.pool(hostPools, 1048576, 4, 4) }, Warn, "pages of 1 GiB", "/dev/hugepages1G"},
 	{"hugepages-mounted", "no pages", func(r *rig) { r.pool(hostPools, 2048, 0, 0) }, NotApplicable, "", ""},
-	{"hugepages-mounted", "unreadable", func(r *rig) { delete(r.files, "/proc/self/mountinfo") }, Unknown, "", ""},
+	{"hugepages-mounted", "unreadable", func(r *rig) { delete(r.files, "/proc/self/mounts") }, Unknown, "", ""},
 
 	{"hugepages-mount-order", "before", nil, OK, "known to libvirtd", ""},
 	{"hugepages-mount-order", "after", func(r *rig) {
@@ -143,9 +143,9 @@ var hostScenarios = []scenario{
 		r.process(700, "libvirtd", "/usr/sbin/libvirtd", 1000, 1000, "libvirtd")
 		delete(r.files, "/dev/hugepages/libvirt/qemu")
 	}, NotApplicable, "does not run", ""},
-	{"hugepages-mount-order", "no mount", func(r *rig) { r.files.put("/proc/self/mountinfo", "") }, NotApplicable, "", ""},
+	{"hugepages-mount-order", "no mount", func(r *rig) { r.files.put("/proc/self/mounts", "") }, NotApplicable, "", ""},
 	{"hugepages-mount-order", "session", func(r *rig) { r.env.URI = "qemu:///session" }, NotApplicable, "", ""},
-	{"hugepages-mount-order", "unreadable", func(r *rig) { delete(r.files, "/proc/self/mountinfo") }, Unknown, "", ""},
+	{"hugepages-mount-order", "unreadable", func(r *rig) { delete(r.files, "/proc/self/mounts") }, Unknown, "", ""},
 
 	{"libvirt", "answers", nil, OK, "libvirt 9.0.0", ""},
 	{"libvirt", "down", func(r *rig) { r.connect = errors.New("connection refused") }, Fail, "refused", "systemctl start libvirtd"},

@@ -6,6 +6,8 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+
+	"vhostkit/internal/mntent"
 )
 
 // pool is the hugepages of one size, of a node or of the host. Numbers are pages.
@@ -80,43 +82,8 @@ func defaultPage(f Files) uint64 {
 	return 0
 }
 
-// mount is a line of /proc/self/mountinfo.
-type mount struct {
-	Point, Type, Options string
-}
-
-func mounts(f Files) ([]mount, error) {
-	data, err := f.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	var list []mount
-	for _, line := range strings.Split(string(data), "\n") {
-		before, after, ok := strings.Cut(line, " - ")
-		left, right := strings.Fields(before), strings.Fields(after)
-		if !ok || len(left) < 6 || len(right) < 3 {
-			continue
-		}
-		list = append(list, mount{unescape(left[4]), right[0], right[2]})
-	}
-	return list, nil
-}
-
-// unescape resolves the octal escapes of mountinfo.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}
+// mountTable is what is mounted where doctor runs.
+const mountTable = "/proc/self/mounts"
 
 // hugeMount is a mounted hugetlbfs.
 type hugeMount struct {
@@ -125,20 +92,18 @@ type hugeMount struct {
 }
 
 func hugeMounts(f Files) ([]hugeMount, error) {
-	all, err := mounts(f)
+	table, err := f.ReadFile(mountTable)
 	if err != nil {
 		return nil, err
 	}
 	var list []hugeMount
-	for _, m := range all {
+	for _, m := range mntent.Mounts(string(table)) {
 		if m.Type != "hugetlbfs" {
 			continue
 		}
-		h := hugeMount{m.Point, defaultPage(f)}
-		for _, o := range strings.Split(m.Options, ",") {
-			if v, ok := strings.CutPrefix(o, "pagesize="); ok {
-				h.KiB = kibibytes(v)
-			}
+		h := hugeMount{m.Path, defaultPage(f)}
+		if size := m.Option("pagesize"); size != "" {
+			h.KiB = kibibytes(size)
 		}
 		list = append(list, h)
 	}

@@ -180,7 +180,7 @@ func newRig() *rig {
 	f.put("/proc/cmdline", "root=/dev/vda hugepagesz=2M hugepages=512")
 	f.put("/proc/meminfo", "HugePages_Total: 512\nHugepagesize:       2048 kB\n")
 	f.put("/proc/stat", fmt.Sprintf("cpu 1 2\nbtime %d\n", daemonStart.Unix()-1000))
-	f.put("/proc/self/mountinfo", "22 1 0:5 / / rw - ext4 /dev/vda rw\n30 22 0:27 / /dev/hugepages rw,relatime shared:5 - hugetlbfs hugetlbfs rw,pagesize=2M\n")
+	f.put("/proc/self/mounts", "/dev/vda / ext4 rw 0 0\nhugetlbfs /dev/hugepages hugetlbfs rw,relatime,pagesize=2M 0 0\n")
 	f.mode("/dev/hugepages/libvirt/qemu", fs.ModeDir|0o755, 0, 0)
 	r.pool(hostPools, 2048, 512, 512)
 	r.pool("/sys/devices/system/node/node0/hugepages", 2048, 512, 512)

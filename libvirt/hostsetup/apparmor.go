@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"vhostkit/internal/mntent"
 	"vhostkit/templates"
 )
 
@@ -61,9 +62,9 @@ func (p *planner) hugepages() []string {
 		list = append(list, filepath.Clean(d))
 	}
 	mounts, _ := p.read("/proc/mounts")
-	for _, line := range strings.Split(mounts, "\n") {
-		if f := strings.Fields(line); len(f) > 2 && f[2] == "hugetlbfs" {
-			list = append(list, f[1])
+	for _, m := range mntent.Mounts(mounts) {
+		if m.Type == "hugetlbfs" {
+			list = append(list, m.Path)
 		}
 	}
 	slices.Sort(list)

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"vhostkit/internal/mntent"
 )
 
 // command adds a command, or a note where it cannot be run: its program is missing, or it is not the running system that is changed.
@@ -116,7 +118,7 @@ func (p *planner) undoCommands() {
 	}
 	if p.done.Mount != "" {
 		mounts, _ := p.read("/proc/mounts")
-		if strings.Contains(mounts, " "+p.done.Mount+" cgroup ") {
+		if slices.ContainsFunc(mntent.Mounts(mounts), func(m mntent.Mount) bool { return m.Path == p.done.Mount && m.Type == "cgroup" }) {
 			p.command("vhostctl host setup mounted it", "umount", p.done.Mount)
 		}
 	}
@@ -131,16 +133,12 @@ func (p *planner) cgroups() error {
 	if err != nil || len(p.options.Devices) == 0 {
 		return nil // not a running system, or nothing to guard
 	}
-	for _, line := range strings.Split(mounts, "\n") {
-		f := strings.Fields(line)
-		if len(f) < 4 {
-			continue
-		}
-		if f[2] == "cgroup" && slices.Contains(strings.Split(f[3], ","), "devices") {
+	for _, m := range mntent.Mounts(mounts) {
+		if m.Type == "cgroup" && slices.Contains(m.Options, "devices") {
 			return nil
 		}
 		// Beside v1 controllers, v2 is mounted elsewhere (usually unified/), and libvirt does not use it for devices.
-		if f[2] == "cgroup2" && f[1] == "/sys/fs/cgroup" {
+		if m.Type == "cgroup2" && m.Path == "/sys/fs/cgroup" {
 			p.plan.Notes = append(p.plan.Notes,
 				"cgroup v2: no devices controller has to be mounted; libvirt guards devices by eBPF, from the list in qemu.conf")
 			return nil

@@ -16,6 +16,16 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+func TestMounts(t *testing.T) {
+	list := Mounts("/dev/vda / ext4 rw 0 0\nnone /mnt/my\\040huge hugetlbfs rw,pagesize=2M,pagesize=1G 0 0\nshort line\n\nx\u00a0y /z tmpfs rw 0 0")
+	if len(list) != 3 || list[0].Path != "/" || list[0].Type != "ext4" || list[2].Source != "x\u00a0y" {
+		t.Fatalf("%+v", list)
+	}
+	if m := list[1]; m.Path != "/mnt/my huge" || m.Option("pagesize") != "1G" || m.Option("rw") != "" || m.Option("size") != "" {
+		t.Errorf("%+v", m)
+	}
+}
+
 // FuzzEncode: whatever is written is one field and comes back.
 func FuzzEncode(f *testing.F) {
 	f.Add("/mnt/my huge\t\n\\040#")
