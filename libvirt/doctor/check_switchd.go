@@ -140,7 +140,7 @@ var remedies = map[string]string{
 	"mac_duplicate":  "two guests use one MAC address: change <mac address=> of one of them",
 	"mac_limit":      "the guest sends from many addresses (a bridge inside?): switchd --mac-limit N",
 	"no_destination": "nobody has that address yet: let the receiver send something, or give the switch an uplink (--uplink)",
-	"no_uplink":      "the frame is for outside and the switch has no uplink: switchd --uplink tap:vhk0",
+	"no_uplink":      "with --vm2vm 0 all frames are for outside, and the switch has no uplink: switchd --uplink tap:vhk0",
 	"uplink_full":    "the uplink is saturated: more --uplink-queues, or less traffic",
 	"foreign_vlan":   "the guest tags its frames with another port's VLAN: use its own, or none",
 	"own_address":    "the guest sends to itself: a loop in its bridge or routes",

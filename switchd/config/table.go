@@ -66,7 +66,7 @@ func Options() []Option {
 			Help:  "character device that qemu-wrap may ask for; repeatable",
 			field: func(c *Config) any { return &c.Devices }},
 		{Name: "state-dir", Section: "management", Default: "{state}", Arg: "DIR",
-			Help: "directory where named ports, and positions in packed rings, are remembered", field: func(c *Config) any { return &c.StateDir }},
+			Help: "directory where named ports are remembered; and positions in packed rings, where /run is no tmpfs", field: func(c *Config) any { return &c.StateDir }},
 
 		{Name: "uplink", Section: "uplink", Default: "none", Arg: "NAME",
 			Help:  "none, tap, tap:NAME, ixgbe (the first 82599 that is bound) or ixgbe:ADDRESS (see vhostctl nic)",

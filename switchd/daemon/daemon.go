@@ -1,3 +1,5 @@
+// Package daemon wires the switch: it opens the uplink and the sockets, gives each connection a port of package forward, keeps named ports, answers
+// the control interface, and owns start and stop.
 package daemon
 
 import (

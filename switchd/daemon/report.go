@@ -37,6 +37,9 @@ func (d *Daemon) report(e forward.Event) {
 	case forward.EventUplinkFailed:
 		d.log.Error("nothing comes in from the uplink any more; restart switchd when the interface is back", "uplink", d.config.Uplink,
 			"error", e.Err)
+	case forward.EventNotUnmapped:
+		d.log.Error("the NIC was not made to forget a guest's memory, which it could read with --zero-copy", "port", e.Port, "uplink", d.config.Uplink,
+			"error", e.Err)
 	case forward.EventNotLent:
 		d.log.Warn("the card cannot read this guest's memory; its frames are copied, as with --zero-copy 0", "port", e.Port, "error", e.Err)
 	case forward.EventFailed: // the device's own session is told, and logs who it was

@@ -15,7 +15,7 @@ type VM2VM = policy.Local
 const (
 	VM2VMDisabled = policy.LocalNever    // every frame goes to the uplink
 	VM2VMSoftware = policy.LocalSwitch   // frames for a local address are delivered here
-	VM2VMHardware = policy.LocalHardware // the uplink's own switch loops them back (82599)
+	VM2VMHardware = policy.LocalHardware // the uplink's own switch loops them back (82599), as far as it knows them
 )
 
 const (
@@ -62,6 +62,7 @@ const (
 	EventAddressLimit                   // a port uses more addresses than it may
 	EventAnnounceLimit                  // a port asks for more announcements (SEND_RARP) than it may
 	EventUplinkFailed                   // the uplink receives no more
+	EventNotUnmapped                    // the uplink's device was not made to forget the port's memory
 	EventNotLent                        // the uplink's device cannot read the port's memory; its frames are copied
 	EventFailed                         // the port's device broke the rules or its memory is gone; it was stopped
 )
@@ -73,7 +74,7 @@ type Event struct {
 	Other PortID // EventDuplicate: the port that has the address
 	MAC   uint64
 	VLAN  ether.VLAN
-	Err   error // EventFailed, EventUplinkFailed, EventNotLent; EventRegistered: the uplink did not take the address
+	Err   error // EventFailed, EventUplinkFailed, EventNotUnmapped, EventNotLent; EventRegistered: the uplink did not take the address
 }
 
 // rules are those that all ports have today.

@@ -16,7 +16,7 @@ const (
 	DropDuplicateMAC                // source address belongs to another port
 	DropMACLimit                    // the port has as many addresses as it may
 	DropNoDestination               // nobody has that address or VLAN
-	DropNoUplink                    // for the outside, and there is no uplink
+	DropNoUplink                    // for everybody, with --vm2vm 0, and there is no uplink
 	DropUplinkFull                  // the uplink did not take it
 	DropForeignVLAN                 // for the outside, with the tag of another port's VLAN
 	DropNotReady                    // the receiving port has no running receive ring

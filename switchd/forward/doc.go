@@ -1,4 +1,4 @@
-// Package forward is the switch itself: ports, the address table, the forwarding modes of the old vhost switch (vm2vm), and the workers
+// Package forward is the switch itself: ports, the forwarding modes of DPDK's vhost sample (--vm2vm), and the workers
 // that move frames from one virtqueue straight into another or to the uplink. It knows neither sockets nor NIC registers.
 //
 // A worker is one operating system thread. Each round it polls the transmit rings of the ports given to it and its queues of the uplink, in

@@ -150,7 +150,7 @@ func (p *Port) relend(m *guestmem.Memory) {
 	}
 	if p.lentMemory != nil {
 		if err := s.mapper.UnmapDMA(p.id.pool(), !p.undrained); err != nil {
-			s.emit(Event{Kind: EventUplinkFailed, Port: p.id, Err: err})
+			s.emit(Event{Kind: EventNotUnmapped, Port: p.id, Err: err})
 		}
 	}
 	p.lentMemory, p.undrained = m, false

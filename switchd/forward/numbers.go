@@ -6,7 +6,8 @@ import (
 	"vhostkit/switchd/uplink"
 )
 
-// A port has four numbers, each of a type of its own. They are computed from each other here and nowhere else.
+// A port has four numbers, each of a type of its own. This package computes them from each other here and nowhere else; the
+// driver of the NIC knows the scheme of VLANs, too, because its pools have those of their numbers when it starts.
 //
 //	PortID             who it is: what operators see, and the device number of DPDK's vhost sample
 //	bridge.Destination where its domain's address table sends frames for it: its place in the workers' table

@@ -66,7 +66,7 @@ func (v *portState) ring(pair int) *receiveRing {
 	return v.rx[0]
 }
 
-// receiveRing is a guest's receive queue. It has one owner at a time: the worker that swapped owned from 0 to 1.
+// receiveRing is a guest's receive queue. It has one owner at a time: the worker that has taken owner.
 type receiveRing struct {
 	owner   owner
 	queue   *virtio.Queue
@@ -124,7 +124,7 @@ func (p *Port) Update(rings []*virtio.Queue, features virtio.Features, memory *g
 	p.relend(memory)
 }
 
-// loses tells whether the next view lacks something that workers may touch as long as they have this one.
+// loses tells whether the next state lacks something that workers may touch as long as they have this one.
 func (v *portState) loses(next *portState) bool {
 	switch {
 	case v == nil:
@@ -142,7 +142,7 @@ func (v *portState) loses(next *portState) bool {
 	return len(v.without(next)) > 0
 }
 
-// without lists the transmit rings that the next view has no more.
+// without lists the transmit rings that the next state has no more.
 func (v *portState) without(next *portState) (gone []*transmitRing) {
 	if v == nil {
 		return nil
@@ -207,7 +207,7 @@ func (p *Port) newState(rings []*virtio.Queue, features virtio.Features, memory 
 	return v
 }
 
-// keep takes the ring of a queue that the present view has already into the next one.
+// keep takes the ring of a queue that the present state has already into the next one.
 func (p *Port) keep(next *portState, q *virtio.Queue) bool {
 	if p.state == nil {
 		return false

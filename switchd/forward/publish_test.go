@@ -8,7 +8,7 @@ import (
 	"vhostkit/switchd/virtio"
 )
 
-// standing is a switch that is said to run, with a worker that takes over nothing before passTable says so.
+// standing is a switch that is said to run, with a worker that takes over nothing before the test lets it pass.
 func standing(t *testing.T) *Switch {
 	t.Helper()
 	s := New(Config{Cores: []int{-1}, MACLimit: 64, OnEvent: func(Event) {}})

@@ -10,7 +10,7 @@ import (
 )
 
 // The slow path takes what the fast path does not: chains, indirect tables, requests, groups, unknown addresses, full rings, ports that are not
-// plain. decide has its order, and nothing else does; a new rule of a port is asked there.
+// plain. decide has the order of what is asked of a frame; a new rule about what a port sends is asked there.
 
 // decide makes a frame of a chain and says where it goes: to a port, toUplink or toFlood; or toNobody, and the reason why it is dropped.
 func (w *worker) decide(r *transmitRing, c *virtio.Chain, f *frame) (bridge.Destination, Reason) {

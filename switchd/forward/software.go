@@ -45,7 +45,7 @@ func (w *worker) deliverFinished(rx *receiveRing, d *delivery, index uint8, send
 }
 
 // deliverSegments cuts a frame into segments, none of them longer than frames may be, and delivers them. The frame has arrived if all did. It is
-// never one for everybody (see inspect), which would be cut for each receiver anew.
+// never one for everybody (see describe), which would be cut for each receiver anew.
 func (w *worker) deliverSegments(rx *receiveRing, d *delivery, o *offload, whole []byte, sender *counters) {
 	before, pieces := d.arrived, 0
 	room := w.scratch.bytes()[scratchHalf : scratchHalf+w.sw.config.MaxFrame]

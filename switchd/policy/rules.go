@@ -1,5 +1,7 @@
 // Package policy is what an operator wants of a port, compiled into what the data path reads. It is pure: no I/O, no frames, no clock. A new
-// rule is a field of Rules, what it means a method of Port, and the slow path's list (forward/slowpath.go) the place that asks it.
+// rule is a field of Rules and a method of Port that says what it means, and takes Plain away if the fast path does not ask it. In forward it is asked
+// by decide (slowpath.go) if it is about what a port sends, by prepare (uplink.go) about what leaves on the uplink, by admit about what comes from there;
+// Config.rules gives it its value.
 package policy
 
 import "vhostkit/switchd/ether"
@@ -27,7 +29,7 @@ type Rules struct {
 // Port is compiled Rules. It is immutable: other rules are another Port.
 type Port struct {
 	Rules
-	// Plain tells the fast path that frames between this port and others need no more than the address table.
+	// Plain tells the fast path that frames from this port need no more than the address table.
 	Plain bool
 }
 

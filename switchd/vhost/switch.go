@@ -16,7 +16,7 @@ type Switch interface {
 type Connection struct {
 	Socket    string // path of the socket or device node
 	Name      string // of the named port that the socket belongs to; empty on a shared socket
-	Transport string // "vhost-user"
+	Transport string // "vhost-user" or "vhost-cuse"
 	Peer      Peer
 	// Fail stops the device from the data plane's side: its ring is broken or its memory is gone. Any goroutine may call it; it does not
 	// block.

@@ -99,7 +99,7 @@ type Queue struct {
 	callIndex uint16 // used position at the last NeedsCall
 	callWrap  bool
 	kick      int
-	call      atomic.Int64 // callDescriptor
+	call      atomic.Int64 // a descriptor and callIsSocket; CallFD
 	journal   guestmem.Ptr
 	resume    uint64
 	features  Features

@@ -26,7 +26,9 @@ var plan = []room{
 
 	// Those that wire everything.
 	{"switchd/daemon/...", []string{"switchd/...", "internal/..."}, nil},
-	{"switchd/config/...", []string{"switchd/...", "internal/..."}, []string{"net/http"}},
+
+	// Settings know nothing of the switch.
+	{"switchd/config/...", []string{"internal/..."}, []string{"net/http"}},
 
 	// Pure: what they decide depends on what they are given only.
 	{"switchd/ether", nil, []string{"os", "syscall", "log", "golang.org/x/sys/unix"}},
@@ -43,7 +45,7 @@ var plan = []room{
 	{"switchd/virtio", []string{"switchd/guestmem", "switchd/control/names"}, []string{"os", "net", "log"}},
 
 	// A device does not know who forwards, and the other way round: the daemon puts an adapter between them.
-	{"switchd/vhost", []string{"switchd/budget", "switchd/foreign", "switchd/guestmem", "switchd/virtio", "switchd/vhost/position", "switchd/control/names"}, []string{"net"}},
+	{"switchd/vhost", []string{"switchd/budget", "switchd/foreign", "switchd/guestmem", "switchd/virtio", "switchd/control/names"}, []string{"net"}},
 	{"switchd/vhost/...", []string{
 		"switchd/budget", "switchd/foreign", "switchd/guestmem", "switchd/unixsocket", "switchd/virtio", "switchd/vhost/...", "switchd/control/names", "internal/...",
 	}, nil},
@@ -60,9 +62,6 @@ var plan = []room{
 	// Words that programs compare: those who speak them and those who listen have them from one place.
 	{"switchd/control/names", nil, io},
 	{"switchd/control/...", []string{"switchd/budget", "switchd/unixsocket", "internal/..."}, nil},
-	// What shows and tells knows the control interface only.
-	{"switchd/metrics/...", []string{"switchd/control", "internal/..."}, nil},
-	{"switchd/events/...", []string{"switchd/control", "internal/..."}, nil},
 
 	{"test/...", []string{"cmd/...", "hugepages/...", "internal/...", "libvirt/...", "qemuwrap/...", "switchd/...", "templates/..."}, nil},
 }
@@ -71,9 +70,8 @@ var plan = []room{
 var outside = map[string][]string{
 	"libvirt.org/go/libvirt":             {"libvirt"},
 	"libvirt.org/go/libvirtxml":          {"libvirt/...", "hugepages/guests", "test/..."},
-	"github.com/urfave/cli":              {"cmd/...", "templates/man", "switchd/config/..."},
+	"github.com/urfave/cli":              {"cmd/...", "templates/man"},
 	"github.com/coreos/go-systemd":       {"switchd/daemon/..."},
-	"github.com/prometheus":              {"switchd/metrics/..."},
 	"golang.org/x/tools":                 {"test/lint"},
 	"github.com/rogpeppe/go-internal":    {"internal/sysedit", "test/..."},
 	"github.com/BurntSushi/toml":         {"switchd/config/...", "qemuwrap", "libvirt/...", "internal/..."},

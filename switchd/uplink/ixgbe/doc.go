@@ -6,5 +6,5 @@
 // With Config.AntiSpoof the NIC checks what pools send; spoof.go says what is not checked, and why.
 //
 // Three parties touch a NIC: the workers, each on a Queue of its own; the control side (filters, Close); and the watchdog. What they share
-// is either atomic or behind NIC.mu. The watchdog may set the whole device up again; it takes every ring first (see ring.owned).
+// is either atomic or behind NIC.mu. The watchdog may set the whole device up again; it takes every ring first (see txRing.owned).
 package ixgbe
