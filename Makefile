@@ -176,7 +176,7 @@ fuzz: ## each fuzz target for FUZZTIME (10m)
 
 .PHONY: fuzz-short
 fuzz-short: ## each fuzz target for 5 seconds; make soak has 5 minutes
-	test/setup/fuzz.sh 5s
+	test/setup/fuzz.sh 15s
 
 .PHONY: bench
 bench: ## switchd against the switches that can be had beside it (root, two cores, about 20 minutes); BENCH="-short" for a look

@@ -135,7 +135,7 @@ func reloadOnHangup(ctx context.Context, d *daemon.Daemon, args []string, level 
 			err = next.KeepPresentCores()
 		}
 		if err == nil {
-			err = daemon.Check(next)
+			err = daemon.CheckSettings(next) // limits matter at the next start
 		}
 		if err != nil {
 			log.Error("the configuration stays as it was", "error", err)

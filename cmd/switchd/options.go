@@ -20,7 +20,13 @@ type given struct {
 
 // Set keeps the text; it is read when the configuration file has been.
 func (g *given) Set(text string) error {
-	g.texts = append(g.texts, text)
+	if g.option.Kind != config.List {
+		g.texts = append(g.texts, text)
+		return nil
+	}
+	for part := range strings.SplitSeq(text, ",") {
+		g.texts = append(g.texts, strings.TrimSpace(part))
+	}
 	return nil
 }
 

@@ -33,6 +33,7 @@ type port struct {
 	addresses []entry   // in no order
 	newest    ether.MAC // last address learned
 	joined    bool
+	entered   func()
 }
 
 // Config says who wants to know what. The functions are called with the domain's lock held: they must neither block nor call the domain.
@@ -47,6 +48,7 @@ type Config struct {
 type Domain struct {
 	config Config
 	table  atomic.Pointer[Table]
+	_      [56]byte // workers read the table all the time, and lock mu to learn
 
 	mu    sync.Mutex // what follows, and changes of tables
 	ports []port     // by destination

@@ -60,7 +60,7 @@ func consistent(t *testing.T, f *Domain) {
 // TestReplacingLooksAtOwnAddresses: a port at its limit that changes its addresses costs what its own addresses cost, whatever the others have.
 func TestReplacingLooksAtOwnAddresses(t *testing.T) {
 	f := largeTable(t)
-	f.Join(0)
+	f.Join(0, nil)
 	const changes = 50_000
 	start := time.Now()
 	for i := range changes {

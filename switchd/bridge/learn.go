@@ -16,19 +16,21 @@ const (
 	Away                   // the port is not in the domain
 )
 
-// Join makes a port of the domain, whose addresses may be learned.
-func (d *Domain) Join(at Destination) {
+// Join makes a port of the domain, whose addresses may be learned. entered, if it is not nil, is called with each, as Config's functions are and before
+// them; after Leave it is called no more.
+func (d *Domain) Join(at Destination, entered func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	p := d.at(at)
-	p.joined, p.newest = true, 0
+	p.joined, p.newest, p.entered = true, 0, entered
 }
 
 // Leave ends that. All addresses of the port are forgotten when it returns, and none is learned any more.
 func (d *Domain) Leave(at Destination) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.at(at).joined = false
+	p := d.at(at)
+	p.joined, p.entered = false, nil
 	d.flush(at)
 }
 
@@ -67,6 +69,9 @@ func (d *Domain) Learn(mac ether.MAC, at Destination, limit int, now uint32) (ou
 	d.config.Entering(at)
 	d.insert(mac, at, now)
 	p.newest = mac
+	if p.entered != nil {
+		p.entered()
+	}
 	d.config.Entered(mac, at)
 	return Learned, at
 }

@@ -156,17 +156,17 @@ func oneOf(option, value string, choices ...string) error {
 	return &RangeError{option, strconv.Quote(value), strings.Join(choices, " or ")}
 }
 
-// Validate checks all values and reports every one that is wrong.
-func (c *Config) Validate() error {
+// Validate checks all values and reports every one that is wrong, together with what others have found.
+func (c *Config) Validate(others ...error) error {
 	all := &multierror.Error{ErrorFormat: formatErrors}
 	for _, o := range Options() {
 		if err := o.check(c); err != nil {
 			all = multierror.Append(all, err)
 		}
 	}
-	for _, err := range []error{
+	for _, err := range append(others,
 		c.checkUplink(), c.checkCores(), c.checkSockets(), socketPath("--control", c.ControlSocket, maxListenPath), c.checkBroker(), c.checkCUSE(),
-	} {
+	) {
 		if err != nil {
 			all = multierror.Append(all, err)
 		}

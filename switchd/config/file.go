@@ -53,7 +53,7 @@ func (f *file) readSection(name string, keys map[string]any) {
 		return
 	}
 	for _, key := range f.inOrder(keys, name) {
-		o, ok := Find(key)
+		o, ok := findKey(key)
 		switch {
 		case !ok || o.Section == "":
 			f.fail(name, key, "unknown setting %q%s", key, didYouMean(key))
@@ -67,13 +67,13 @@ func (f *file) readSection(name string, keys map[string]any) {
 
 // readFlat reads a key before all sections.
 func (f *file) readFlat(key string, value any) {
-	o, ok := Find(key)
+	o, ok := findKey(key)
 	if !ok || o.Section == "" {
 		f.fail("", key, "unknown setting %q%s", key, didYouMean(key))
 		return
 	}
 	if section, ok := f.tables[o.Section].(map[string]any); ok {
-		if other, both := section[key]; both && !reflect.DeepEqual(other, value) {
+		if other, both := section[key]; both && !o.same(other, value) {
 			f.fail("", key, "setting %q is there twice, as %v and below [%s] as %v: remove one", key, value, o.Section, other)
 			return
 		}
@@ -84,6 +84,10 @@ func (f *file) readFlat(key string, value any) {
 }
 
 func (f *file) set(o Option, section string, value any) {
+	if list, ok := value.([]any); ok && o.Kind == Cores {
+		f.setCores(o, section, list)
+		return
+	}
 	texts, ok := o.texts(value)
 	if !ok {
 		f.fail(section, o.Name, "%s must be %s, not %#v", o.Name, o.want(), value)
@@ -92,6 +96,47 @@ func (f *file) set(o Option, section string, value any) {
 	if err := o.Set(f.config, texts...); err != nil {
 		f.fail(section, o.Name, "%s must be %s, not %#v", o.Name, o.want(), value)
 	}
+}
+
+// setCores takes an array of numbers as it is: workers are numbered in its order, and -1 is one that is not pinned.
+func (f *file) setCores(o Option, section string, list []any) {
+	var cores CoreList
+	for _, e := range list {
+		n, ok := e.(int64)
+		if !ok || n < -1 || n > 1023 {
+			f.fail(section, o.Name, "%s must be %s, not %#v", o.Name, o.want(), list)
+			return
+		}
+		cores = append(cores, int(n))
+	}
+	if len(cores) == 0 {
+		f.fail(section, o.Name, "%s must be %s, not an empty list", o.Name, o.want())
+		return
+	}
+	*o.field(f.config).(*CoreList) = cores
+}
+
+// same tells whether two values of the file mean the same, as 1 and true do.
+func (o Option) same(a, b any) bool {
+	x, known := o.texts(a)
+	y, also := o.texts(b)
+	if !known || !also {
+		return reflect.DeepEqual(a, b)
+	}
+	if o.Kind == Boolean || o.Kind == Switch {
+		s, _ := parseBool(x[0])
+		t, _ := parseBool(y[0])
+		return s == t
+	}
+	return slices.Equal(x, y)
+}
+
+// findKey finds an option by its key in the file, whose capitals do not matter.
+func findKey(key string) (Option, bool) {
+	if o, ok := Find(key); ok {
+		return o, true
+	}
+	return Find(strings.ToLower(key))
 }
 
 // texts is a value of the file as it would stand on the command line.
@@ -107,18 +152,10 @@ func (o Option) texts(value any) (texts []string, ok bool) {
 		for _, e := range v {
 			switch e := e.(type) {
 			case string:
-				texts, ok = append(texts, e), o.Kind == List
-			case int64:
-				texts, ok = append(texts, strconv.FormatInt(e, 10)), o.Kind == Cores
+				texts = append(texts, e)
 			default:
-				ok = false
-			}
-			if !ok {
 				return nil, false
 			}
-		}
-		if o.Kind == Cores {
-			return []string{strings.Join(texts, ",")}, len(texts) > 0
 		}
 		return texts, o.Kind == List
 	}

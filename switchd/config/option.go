@@ -169,13 +169,8 @@ func (o Option) want() string {
 }
 
 func parseBool(text string) (value, ok bool) {
-	switch text {
-	case "1", "true":
-		return true, true
-	case "0", "false":
-		return false, true
-	}
-	return false, false
+	value, err := strconv.ParseBool(text)
+	return value, err == nil
 }
 
 // defaults makes the configuration that holds where nothing is said, with these directories.

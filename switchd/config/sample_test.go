@@ -81,16 +81,40 @@ func TestTable(t *testing.T) {
 }
 
 func TestCoresInFile(t *testing.T) {
-	for text, want := range map[string]CoreList{`cores = "2-3,5"`: {2, 3, 5}, `cores = [1, 4]`: {1, 4}, `cores = ""`: {-1}} {
+	for text, want := range map[string]CoreList{`cores = "2-3,5"`: {2, 3, 5}, `cores = [1, 4]`: {1, 4}, `cores = [3, 2]`: {3, 2}, `cores = [-1, -1]`: {-1, -1},
+		`CORES = [7]`: {7}, `cores = ""`: {-1}} {
 		var c Config
 		if err := c.LoadFile(write(t, "[workers]\n"+text)); err != nil || !reflect.DeepEqual(c.Cores, want) {
 			t.Errorf("%s: %v, %v; want %v", text, c.Cores, err, want)
 		}
 	}
-	for _, bad := range []string{`cores = "x"`, `cores = ["a"]`, `cores = true`, `cores = []`} {
+	for _, bad := range []string{`cores = "x"`, `cores = ["a"]`, `cores = true`, `cores = []`, `cores = [1024]`, `cores = [-2]`} {
 		var c Config
 		if err := c.LoadFile(write(t, bad)); err == nil || !strings.Contains(err.Error(), "cores must be a list such as") {
 			t.Errorf("%s: %v, %v", bad, c.Cores, err)
+		}
+	}
+}
+
+// TestCoresOnce: a core that an array names twice is refused by the check, and not passed over.
+func TestCoresOnce(t *testing.T) {
+	c := DefaultConfig()
+	if err := c.LoadFile(write(t, "[workers]\ncores = [2, 2]")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "each core once") {
+		t.Errorf("cores = [2, 2]: %v", err)
+	}
+}
+
+// TestSameTwice: what stands before all sections and below its own may be written in two ways, but must mean the same.
+func TestSameTwice(t *testing.T) {
+	for text, fine := range map[string]bool{
+		"mergeable = true\n[ports]\nmergeable = 1": true, "mergeable = true\n[ports]\nmergeable = 0": false,
+	} {
+		c := DefaultConfig()
+		if err := c.LoadFile(write(t, text)); (err == nil) != fine {
+			t.Errorf("%q: %v", text, err)
 		}
 	}
 }

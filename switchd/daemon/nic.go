@@ -104,17 +104,17 @@ func openNIC(c config.Config, address string, log *slog.Logger) (uplink.Uplink, 
 // protected tells whether something keeps a card that is accessed in this way to the memory that it was given.
 func protected(access string) bool { return access == "vfio" || access == "vfio by iommufd" }
 
-// Check checks a configuration as Config.Validate does, and what the drivers and this host's limits say of it.
+// Check checks a configuration as CheckSettings does, and what this host's limits say of it.
 func Check(c config.Config) error {
-	if err := c.Validate(); err != nil {
-		return err
-	}
-	if err := checkNIC(c); err != nil {
+	if err := CheckSettings(c); err != nil {
 		return err
 	}
 	_, err := Limits(c)
 	return err
 }
+
+// CheckSettings checks a configuration as Config.Validate does, and what the drivers say of it.
+func CheckSettings(c config.Config) error { return c.Validate(checkNIC(c)) }
 
 // checkNIC checks the options of the driver.
 func checkNIC(c config.Config) error {

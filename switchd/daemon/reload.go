@@ -20,11 +20,13 @@ func (d *Daemon) Reload(next config.Config) {
 			d.log.Warn("restart required for this setting", "setting", o.Name, "now", now, "configured", configured)
 		}
 	}
-	select { // one that showStats has not seen yet is replaced
-	case <-d.statsEvery:
-	default:
+	if next.Stats != d.configured.Stats {
+		select { // one that showStats has not seen yet is replaced
+		case <-d.statsEvery:
+		default:
+		}
+		d.statsEvery <- next.Stats
 	}
-	d.statsEvery <- next.Stats
 	devices := next.Devices
 	d.devices.Store(&devices)
 	// What needs a restart stays as it is, and is named again at the next reload.

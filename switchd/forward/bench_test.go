@@ -3,8 +3,8 @@ package forward
 import (
 	"fmt"
 	"testing"
-	"vhostkit/switchd/bridge"
 
+	"vhostkit/switchd/bridge"
 	"vhostkit/switchd/ether"
 	"vhostkit/switchd/virtio"
 )
@@ -143,7 +143,7 @@ func BenchmarkLookup(b *testing.B) {
 			d := bridge.NewDomain(bridge.Config{})
 			for i := range n {
 				at := bridge.Destination(i % 64)
-				d.Join(at)
+				d.Join(at, nil)
 				d.Learn(address(i%64, i), at, n, 1)
 			}
 			t, i, sum := d.Table(), 0, bridge.Destination(0)

@@ -365,3 +365,25 @@ func (c *scramble) check() {
 		}
 	}
 }
+
+// TestBytesOfFramesToNobody: what a guest sends has as many bytes as it is long, and costs its port as much, wherever it goes.
+func TestBytesOfFramesToNobody(t *testing.T) {
+	for name, c := range map[string]struct {
+		to     byte
+		reason Reason
+	}{"unknown": {9, DropNoDestination}, "itself": {1, DropOwnAddress}} {
+		t.Run(name, func(t *testing.T) {
+			s := startSwitch(t, Config{VM2VM: VM2VMSoftware})
+			g := newGuest(t, s, 64)
+			const frames, length = 10, 300
+			for range frames {
+				g.send(testFrame(c.to, 1, length, 1))
+			}
+			until(t, "all are counted", func() bool { return g.port.Stats().Pairs[0].TX.Packets == frames })
+			tx := g.port.Stats().Pairs[0].TX
+			if tx.Bytes != frames*length || tx.Drops[c.reason.String()] != frames {
+				t.Errorf("%d bytes, %d drops; want %d and %d", tx.Bytes, tx.Drops[c.reason.String()], frames*length, frames)
+			}
+		})
+	}
+}

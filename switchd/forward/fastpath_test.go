@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vhostkit/switchd/ether"
+	"vhostkit/switchd/policy"
 	"vhostkit/switchd/virtio"
 )
 
@@ -154,8 +155,8 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 				r.fill(p, c.addresses, 300, c.pairs)
 			}
 			if c.general {
-				for _, tx := range r.w.tx {
-					tx.plain = false
+				for _, tx := range r.w.tx { // as with --vm2vm 2
+					tx.plain, tx.port.rules.Local = false, policy.LocalHardware
 				}
 			}
 			p := 0

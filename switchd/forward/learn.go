@@ -65,8 +65,5 @@ func (s *Switch) register(p *Port, mac ether.MAC, now uint32) (Reason, bool) {
 	case bridge.Away:
 		return DropNotReady, false
 	}
-	if !p.ready.Load() {
-		p.ready.Store(true)
-	}
 	return 0, true
 }

@@ -10,17 +10,14 @@ import (
 )
 
 // The slow path takes what the fast path does not: chains, indirect tables, requests, groups, unknown addresses, full rings, ports that are not
-// plain. decide has the order of what is asked of a frame; a new rule about what a port sends is asked there.
+// plain. What is asked of a frame, and in which order, is accept and then route; a new rule about what a port sends is asked there.
 
-// decide makes a frame of a chain and says where it goes: to a port, toUplink or toFlood; or toNobody, and the reason why it is dropped.
-func (w *worker) decide(r *transmitRing, c *virtio.Chain, f *frame) (bridge.Destination, Reason) {
+// accept makes a frame of a chain, or gives the reason why it is dropped.
+func (w *worker) accept(r *transmitRing, c *virtio.Chain, f *frame) (Reason, bool) {
 	if reason, ok := w.describe(r, c, f); !ok { // what was offered: bounds and requests; the header is copied
-		return toNobody, reason
+		return reason, false
 	}
-	if reason, ok := w.checkSource(r, f); !ok { // who sends: the address is the port's, or becomes so
-		return toNobody, reason
-	}
-	return w.route(r, f) // where to: address table, then the port's rules
+	return w.checkSource(r, f) // who sends: the address is the port's, or becomes so
 }
 
 // slowBurst moves one burst of frames of any kind, at most limit.
@@ -52,8 +49,7 @@ func (w *worker) forwardBurst(r *transmitRing, n int) int {
 	for i, pieces := 0, 0; i < n; i++ {
 		w.taken = i + 1 // what is looked at is counted, whatever happens: see abandon
 		f := &w.frames[i]
-		to, reason := w.decide(r, &w.burst.Chains[i], f)
-		if to == toNobody {
+		if reason, ok := w.accept(r, &w.burst.Chains[i], f); !ok {
 			r.c.drops[reason].Add(1)
 			continue
 		}
@@ -63,15 +59,18 @@ func (w *worker) forwardBurst(r *transmitRing, n int) int {
 		}
 		bytes += uint64(f.length)
 		w.requests = w.requests || !f.request.none()
-		if to != toFlood {
+		switch to, reason := w.route(r, f); to {
+		case toNobody:
+			r.c.drops[reason].Add(1)
+		case toFlood:
+			w.deliverGroups(r)
+			if w.flood(r, i); ticks.Now() > end { // the rest is for the next burst
+				i = n
+			}
+		default:
 			if !w.groups.add(to, i) {
 				r.c.drops[DropNotReady].Add(1)
 			}
-			continue
-		}
-		w.deliverGroups(r)
-		if w.flood(r, i); ticks.Now() > end { // the rest is for the next burst
-			break
 		}
 	}
 	w.deliverGroups(r)
@@ -132,7 +131,8 @@ func (w *worker) checkSource(r *transmitRing, f *frame) (Reason, bool) {
 	}
 }
 
-// route decides where a frame goes.
+// route says where a frame goes: to a port, toUplink or toFlood; or toNobody, and the reason why it is dropped. It asks the address table, then
+// the port's rules.
 func (w *worker) route(r *transmitRing, f *frame) (bridge.Destination, Reason) {
 	to, local := f.destination(), r.port.rules.Local
 	if to.IsMulticast() {

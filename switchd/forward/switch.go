@@ -160,7 +160,7 @@ func (s *Switch) AddPort(fail func(error)) (*Port, error) {
 		s.ports = append(s.ports, nil)
 	}
 	s.ports[id] = p
-	p.domain.Join(id.destination())
+	p.domain.Join(id.destination(), func() { p.ready.Store(true) })
 	return p, nil
 }
 

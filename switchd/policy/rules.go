@@ -1,6 +1,6 @@
 // Package policy is what an operator wants of a port, compiled into what the data path reads. It is pure: no I/O, no frames, no clock. A new
 // rule is a field of Rules and a method of Port that says what it means, and takes Plain away if the fast path does not ask it. In forward it is asked
-// by decide (slowpath.go) if it is about what a port sends, by prepare (uplink.go) about what leaves on the uplink, by admit about what comes from there;
+// by accept or route (slowpath.go) if it is about what a port sends, by prepare (uplink.go) about what leaves on the uplink, by admit about what comes from there;
 // Config.rules gives it its value.
 package policy
 

@@ -72,6 +72,7 @@ var outside = map[string][]string{
 	"libvirt.org/go/libvirtxml":          {"libvirt/...", "hugepages/guests", "test/..."},
 	"github.com/urfave/cli":              {"cmd/...", "templates/man"},
 	"github.com/coreos/go-systemd":       {"switchd/daemon/..."},
+	"github.com/prometheus":              {"switchd/metrics/..."},
 	"golang.org/x/tools":                 {"test/lint"},
 	"github.com/rogpeppe/go-internal":    {"internal/sysedit", "test/..."},
 	"github.com/BurntSushi/toml":         {"switchd/config/...", "qemuwrap", "libvirt/...", "internal/..."},
