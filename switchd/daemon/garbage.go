@@ -49,9 +49,9 @@ func longest(h *metrics.Float64Histogram) float64 {
 const (
 	// collectPoll is how often the heap is looked at.
 	collectPoll = 50 * time.Millisecond
-	// collectIdle is how many bytes of garbage, and at least as many as are in use, are collected when all workers have slept for collectPoll:
+	// collectIdle is how many bytes of garbage, and at least a quarter of what is in use, are collected when all workers have slept for collectPoll:
 	// hardly anybody notices.
-	collectIdle = 2 << 20
+	collectIdle = 1 << 20
 	// collectBusy is how many make it worth stopping the workers, for some milliseconds.
 	collectBusy = 256 << 20
 	// parkTimeout is how long the workers may take to park: a burst takes much less.
@@ -86,7 +86,7 @@ func (d *Daemon) collect(ctx context.Context) {
 		idle := d.sw.Idle() && wakeups == before
 		heap := heapBytes()
 		garbage := heap - min(live, heap)
-		if garbage < max(collectIdle, live) && garbage < collectBusy || garbage < collectBusy && !idle {
+		if garbage < max(collectIdle, live/4) && garbage < collectBusy || garbage < collectBusy && !idle {
 			continue
 		}
 		var swept <-chan struct{}

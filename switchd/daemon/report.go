@@ -15,33 +15,34 @@ import (
 // It is called by the goroutine that also stops broken devices, and waits for nobody: its output never does.
 func (d *Daemon) report(e forward.Event) {
 	mac := ether.MAC(e.MAC)
+	port := int(e.Port) // an int: the log's budgets are kept by it
 	switch e.Kind {
 	case forward.EventRegistered:
-		d.out.Address(int(e.Port), fmt.Sprintf("DATA: (%d) MAC_ADDRESS %s and VLAN_TAG %d registered\n", e.Port, mac, e.VLAN))
+		d.out.Address(port, fmt.Sprintf("DATA: (%d) MAC_ADDRESS %s and VLAN_TAG %d registered\n", port, mac, e.VLAN))
 		if errors.Is(e.Err, uplink.ErrNoPool) {
-			d.log.Warn("the address has no hardware pool; frames from outside reach it by way of the switch, more slowly", "port", e.Port,
+			d.log.Warn("the address has no hardware pool; frames from outside reach it by way of the switch, more slowly", "port", port,
 				"mac", mac, "reason", e.Err)
 		} else if e.Err != nil {
-			d.log.Error("the uplink did not take the address filter and is asked again; until then frames from outside do not reach this address", "port", e.Port,
+			d.log.Error("the uplink did not take the address filter and is asked again; until then frames from outside do not reach this address", "port", port,
 				"mac", mac, "error", e.Err)
 		}
 	case forward.EventUnregistered:
-		d.log.Info("address unregistered", "port", e.Port, "mac", mac, "vlan", e.VLAN)
+		d.log.Info("address unregistered", "port", port, "mac", mac, "vlan", e.VLAN)
 	case forward.EventDuplicate:
-		d.log.Warn("device is using a registered MAC address; its frames are dropped", "port", e.Port, "mac", mac, "registered_on", e.Other)
+		d.log.Warn("device is using a registered MAC address; its frames are dropped", "port", port, "mac", mac, "registered_on", int(e.Other))
 	case forward.EventAddressLimit:
-		d.log.Warn("port uses more source addresses than it may; frames from further ones are dropped", "port", e.Port, "mac", mac,
+		d.log.Warn("port uses more source addresses than it may; frames from further ones are dropped", "port", port, "mac", mac,
 			"limit", d.config.MACLimit)
 	case forward.EventAnnounceLimit:
-		d.log.Warn("front-end asks for more announcements (SEND_RARP) than a port may have made; the rest is left out", "port", e.Port, "mac", mac)
+		d.log.Warn("front-end asks for more announcements (SEND_RARP) than a port may have made; the rest is left out", "port", port, "mac", mac)
 	case forward.EventUplinkFailed:
 		d.log.Error("nothing comes in from the uplink any more; restart switchd when the interface is back", "uplink", d.config.Uplink,
 			"error", e.Err)
 	case forward.EventNotUnmapped:
-		d.log.Error("the NIC was not made to forget a guest's memory, which it could read with --zero-copy", "port", e.Port, "uplink", d.config.Uplink,
+		d.log.Error("the NIC was not made to forget a guest's memory, which it could read with --zero-copy", "port", port, "uplink", d.config.Uplink,
 			"error", e.Err)
 	case forward.EventNotLent:
-		d.log.Warn("the card cannot read this guest's memory; its frames are copied, as with --zero-copy 0", "port", e.Port, "error", e.Err)
+		d.log.Warn("the card cannot read this guest's memory; its frames are copied, as with --zero-copy 0", "port", port, "error", e.Err)
 	case forward.EventFailed: // the device's own session is told, and logs who it was
 	}
 }

@@ -3,6 +3,7 @@ package logging
 import (
 	"context"
 	"log/slog"
+	"strconv"
 )
 
 // handler passes on the records that the budgets allow, as they are.
@@ -27,8 +28,9 @@ func (s *subject) add(a slog.Attr) {
 	switch a.Key {
 	case "port":
 		s.port = key{kind: kindPort}
-		if v := a.Value.Resolve(); v.Kind() == slog.KindInt64 {
-			s.port.port = v.Int64()
+		v := a.Value.Resolve()
+		if n, err := strconv.ParseInt(v.String(), 10, 64); err == nil { // of whatever type
+			s.port.port = n
 		} else {
 			s.port.path = v.String()
 		}

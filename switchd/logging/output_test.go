@@ -133,10 +133,11 @@ level=INFO msg=""
 func TestAddressChurn(t *testing.T) {
 	r := newRig(t, nil)
 	const addresses, seconds = 64, 600
+	type portNumber int // as the switch has it
 	for range seconds {
 		for i := range addresses {
 			r.Address(7, fmt.Sprintf("DATA: (7) %d\n", i))
-			r.Log().Info("address unregistered", "port", 7, "mac", i, "vlan", 1007)
+			r.Log().Info("address unregistered", "port", portNumber(7), "mac", i, "vlan", 1007)
 		}
 		r.clock.step(time.Second)
 	}
