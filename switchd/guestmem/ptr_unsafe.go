@@ -1,9 +1,6 @@
 package guestmem
 
-import (
-	"sync/atomic"
-	"unsafe"
-)
+import "unsafe"
 
 // Ptr is a host virtual address inside memory that is mapped outside the Go heap: a guest's region or a buffer pool of ours. It is an
 // integer, so the garbage collector neither follows nor moves it, and storing one costs no write barrier. Zero is no address.
@@ -39,12 +36,6 @@ func (p Ptr) StoreU32(v uint32) { *(*uint32)(p.raw()) = v }
 
 // StoreU64 writes a 64-bit value.
 func (p Ptr) StoreU64(v uint64) { *(*uint64)(p.raw()) = v }
-
-// LoadAcquireU32 reads a 32-bit value; no later access is moved before it. p must be aligned to 4 bytes.
-func (p Ptr) LoadAcquireU32() uint32 { return atomic.LoadUint32((*uint32)(p.raw())) }
-
-// LoadAcquireU64 reads a 64-bit value; no later access is moved before it. p must be aligned to 8 bytes.
-func (p Ptr) LoadAcquireU64() uint64 { return atomic.LoadUint64((*uint64)(p.raw())) }
 
 // Copy moves n bytes from src to dst. Both ranges must be mapped; they may overlap. It is
 // not inlined because the compiler of Go 1.26 fails on moves of constant size between addresses that were made from integers.
