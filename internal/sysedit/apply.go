@@ -44,14 +44,8 @@ func (p *Plan) Apply() error {
 		return err
 	}
 	defer unlock()
-	for _, c := range p.changes {
-		now, err := look(c.real)
-		if err != nil {
-			return err
-		}
-		if !(change{old: now, new: c.old}).none() {
-			return fmt.Errorf("%s: %w; look at it and run the command again", c.path, ErrChanged)
-		}
+	if err := p.expect(func(c change) found { return c.old }, "look at it and run the command again"); err != nil {
+		return err
 	}
 	if !p.undo {
 		if err := p.store.remember(p.name, p.changes); err != nil {

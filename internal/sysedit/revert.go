@@ -19,18 +19,26 @@ func (p *Plan) Revert() error {
 		return err
 	}
 	defer unlock()
+	if err := p.expect(func(c change) found { return c.new }, "it is left as it is"); err != nil {
+		return err
+	}
+	reverted := errors.New("reverted")
+	if err := p.rollBack(p.changes, reverted); err != reverted {
+		return err
+	}
+	return nil
+}
+
+// expect wants the files to be as they should be: one that somebody changed since is ErrChanged, and then says what becomes of it.
+func (p *Plan) expect(should func(change) found, then string) error {
 	for _, c := range p.changes {
 		now, err := look(c.real)
 		if err != nil {
 			return err
 		}
-		if !(change{old: now, new: c.new}).none() {
-			return fmt.Errorf("%s: %w; it is left as it is", c.path, ErrChanged)
+		if !(change{old: now, new: should(c)}).none() {
+			return fmt.Errorf("%s: %w; %s", c.path, ErrChanged, then)
 		}
-	}
-	reverted := errors.New("reverted")
-	if err := p.rollBack(p.changes, reverted); err != reverted {
-		return err
 	}
 	return nil
 }

@@ -13,6 +13,9 @@ import (
 
 const hostPool = hostPools + "/hugepages-2048kB/"
 
+// seenBy is where a process sees a path.
+func seenBy(pid int, path string) string { return fmt.Sprintf("/proc/%d/root%s", pid, path) }
+
 // installWrapper puts qemu-wrap where host setup does.
 func installWrapper(r *rig) { r.files.mode("/usr/bin/qemu-wrap", 0o755, 0, 0) }
 
@@ -247,7 +250,7 @@ var hostScenarios = []scenario{
 
 	{"same-world", "same", nil, OK, "", ""},
 	{"same-world", "users", func(r *rig) { r.files["/proc/700/ns/user"].link = "user:[2]" }, Warn, "user namespaces", "one container"},
-	{"same-world", "files", func(r *rig) { r.files["/proc/700/root/run/vhostkit/ports"].Inode = 9 }, Fail, "does not see", "bind-mount"},
+	{"same-world", "files", func(r *rig) { r.files[seenBy(700, "/run/vhostkit/ports")].Inode = 9 }, Fail, "does not see", "bind-mount"},
 	{"same-world", "hidden", func(r *rig) { delete(r.files, "/proc/800/ns/user") }, Unknown, "root only", ""},
 	{"same-world", "no switchd", unreachable, NotApplicable, "", ""},
 

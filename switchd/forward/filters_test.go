@@ -44,6 +44,12 @@ func (u *filtering) Expect(port uplink.Pool) {
 	u.note("expect %d", port)
 }
 
+// The switch asks for these at run time, and would do without.
+var (
+	_ uplink.Filterer = (*filtering)(nil)
+	_ uplink.Checker  = (*filtering)(nil)
+)
+
 func (u *filtering) AddFilter(port uplink.Pool, mac ether.MAC, vlan ether.VLAN) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -32,6 +32,8 @@ func (u *poolsUplink) FD() int                                               { r
 func (u *poolsUplink) Receive([]uplink.RxFrame) (int, error)                 { return 0, nil }
 func (u *poolsUplink) RemoveFilter(uplink.Pool, ether.MAC, ether.VLAN) error { return nil }
 
+var _ uplink.Filterer = (*poolsUplink)(nil)
+
 func (u *poolsUplink) AddFilter(port uplink.Pool, _ ether.MAC, _ ether.VLAN) error {
 	if int(port) >= u.pools {
 		return uplink.ErrNoPool
